@@ -76,6 +76,15 @@ def test_least_recently_used_goes_first_but_never_what_is_held(root: Path) -> No
     assert os.listdir(root) == [sha(b"e" * 300)]
 
 
+def test_use_decides_what_is_evicted_not_age(root: Path) -> None:
+    store = Store(root, 300)
+    for letter in (b"a", b"b", b"c"):
+        put(store, letter * 100).release()
+    assert look(store, b"a" * 100)
+    put(store, b"d" * 100).release()
+    assert [look(store, letter * 100) for letter in (b"a", b"b", b"c", b"d")] == [True, False, True, True]
+
+
 def test_held_entries_may_exceed_the_limit_until_released(root: Path) -> None:
     store = Store(root, 100)
     first, second = put(store, b"a" * 90), put(store, b"b" * 90)

@@ -135,6 +135,12 @@ def test_never_shows_the_query_of_a_signed_url() -> None:
     assert parse_target("https://example.com/bin?signature=secret", PUBLIC).shown == "https://example.com/bin"
 
 
+def test_refusal_of_a_password_names_the_way_out_and_not_the_password() -> None:
+    with pytest.raises(UrlRefused, match="user name or password; use a signed URL") as caught:
+        parse_target("http://me:secret@example.com/", PUBLIC)
+    assert "secret" not in str(caught.value)
+
+
 def test_scheme_can_be_narrowed() -> None:
     policy = dataclasses.replace(PUBLIC, schemes=frozenset({"https"}))
     with pytest.raises(UrlRefused, match="only https is allowed"):
