@@ -1,0 +1,1 @@
+"""What is true of jobs, and the ways to ask."""

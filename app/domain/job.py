@@ -1,0 +1,81 @@
+"""What was asked (JobRequest), and what a node is handed (Assignment)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any
+from uuid import UUID
+
+from app.domain.priority import PriorityClass
+from app.domain.resources import Resources
+
+DEFAULT_TENANT = UUID(int=1)
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """One job as asked, already validated by the spoke that took it.
+
+    `runner` is process, container or fake. `resources` None means: reserve the default share, set no hard limit.
+    `asked` holds the contract's own words, echoed by that contract alone. Times are seconds.
+    """
+
+    type: str
+    priority_class: PriorityClass
+    contract: str = "jobs"
+    runner: str = "process"
+    priority: int | None = None
+    binary_url: str | None = None
+    binary_sha256: str | None = None
+    image: str | None = None
+    script: str | None = None
+    command: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    resources: Resources | None = None
+    time_limit_s: float | None = None
+    grace_s: float | None = None
+    max_retries: int = 0
+    backoff_s: float = 1.0
+    backoff_multiplier: float = 2.0
+    asked: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job that is now durable."""
+
+    id: UUID
+    type: str
+    priority_class: PriorityClass
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One allocation that a node holds from now on: the fence (job, attempt, token), the share, and what to run."""
+
+    job_id: UUID
+    attempt_id: UUID
+    attempt: int
+    token: UUID
+    type: str
+    tenant_id: UUID
+    priority_class: PriorityClass
+    log_day: date
+    resources: Resources
+    hard_limits: bool
+    gpu_uuids: tuple[str, ...]
+    runner: str
+    binary_url: str | None
+    binary_sha256: str | None
+    image: str | None
+    script: str | None
+    command: tuple[str, ...]
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+    time_limit_s: float | None
+    grace_s: float
+    expires_at: datetime | None = None

@@ -1,0 +1,227 @@
+"""Decisions: which job a node takes next, what quota leaves, who pays a retry, what an end means.
+
+`choose` is the one rule of order; worker claims, dry runs, explanations and simulations share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from uuid import UUID
+
+from app.domain.priority import PriorityClass
+from app.domain.resources import Free, Resources
+from app.domain.states import JobState, Outcome, Reason, StopCause
+
+POISON_NODES = 5
+"""A job that was running when this many distinct nodes were lost fails instead of running again."""
+
+MAX_BACKOFF = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class KeySummary:
+    """A scheduling key with pending jobs: who, which class and priority, which shape, and its oldest job."""
+
+    id: int
+    tenant_id: UUID
+    priority_class: PriorityClass
+    priority: int
+    shape: Resources
+    head_seq: int
+    low_water: int = 0
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a tenant may still hold; None is unlimited."""
+
+    jobs: int | None = None
+    cpus_milli: int | None = None
+    memory_bytes: int | None = None
+    gpus: int | None = None
+    gpu_memory_bytes: int | None = None
+
+    def holds(self, need: Resources, count: int = 1) -> bool:
+        """Whether `count` more allocations of `need` stay within the quota."""
+        asks = (
+            (self.jobs, 1),
+            (self.cpus_milli, need.cpus_milli),
+            (self.memory_bytes, need.memory_bytes),
+            (self.gpus, need.gpus),
+            (self.gpu_memory_bytes, need.gpus * need.gpu_memory_bytes),
+        )
+        return all(room is None or room >= count * ask for room, ask in asks)
+
+    def less(self, need: Resources) -> Room:
+        """The room left after one allocation of `need`."""
+
+        def minus(room: int | None, ask: int) -> int | None:
+            return None if room is None else room - ask
+
+        return Room(
+            minus(self.jobs, 1),
+            minus(self.cpus_milli, need.cpus_milli),
+            minus(self.memory_bytes, need.memory_bytes),
+            minus(self.gpus, need.gpus),
+            minus(self.gpu_memory_bytes, need.gpus * need.gpu_memory_bytes),
+        )
+
+
+@dataclass(frozen=True)
+class TenantView:
+    """A tenant as `choose` sees it: its weighted use of the fabric now, and its room (None: could not be locked)."""
+
+    share: float = 0.0
+    weight: float = 1.0
+    room: Room | None = field(default_factory=Room)
+
+
+@dataclass(frozen=True)
+class Take:
+    """Take up to `count` jobs of key `key_id`, oldest first."""
+
+    key_id: int
+    count: int
+    shape: Resources
+
+
+def choose(keys: Sequence[KeySummary], tenants: Mapping[UUID, TenantView], free: Free, limit: int) -> list[Take]:
+    """Which keys a node with `free` takes from now, in order, at most `limit` jobs in all.
+
+    Order: class; inside a class the tenant that uses least for its weight (every job chosen counts at once, so equal
+    tenants alternate); inside a tenant the greater priority, then the older head. A key that does not fit, or whose
+    tenant has no room, is passed over and never blocks another. The sum of all takes fits `free` and every room.
+    """
+    takes: dict[int, Take] = {}
+    shares = {tenant: view.share for tenant, view in tenants.items()}
+    rooms = {tenant: view.room for tenant, view in tenants.items()}
+    for cls in sorted({key.priority_class for key in keys}):
+        queues: dict[UUID, list[KeySummary]] = {}
+        for key in sorted((k for k in keys if k.priority_class == cls), key=lambda k: (-k.priority, k.head_seq)):
+            queues.setdefault(key.tenant_id, []).append(key)
+        while queues and limit > 0:
+            tenant = min(queues, key=lambda t: (shares.get(t, 0.0), queues[t][0].head_seq))
+            key = queues[tenant][0]
+            room = rooms.get(tenant, Room())
+            if room is None or not free.fits(key.shape) or not room.holds(key.shape):
+                queues[tenant].pop(0)
+                if not queues[tenant]:
+                    del queues[tenant]
+                continue
+            # A lone tenant takes a run of jobs at once; several take turns, so that each turn is weighed anew.
+            run = _run_length(key.shape, free, room, limit) if len(queues) == 1 else 1
+            for _ in range(run):
+                free, _given = free.take(key.shape)
+                room = room.less(key.shape)
+            rooms[tenant] = room
+            limit -= run
+            weight = tenants[tenant].weight if tenant in tenants else 1.0
+            shares[tenant] = shares.get(tenant, 0.0) + run * cost(key.shape) / weight
+            had = takes.get(key.id)
+            takes[key.id] = Take(key.id, run + (had.count if had else 0), key.shape)
+    return list(takes.values())
+
+
+def _run_length(shape: Resources, free: Free, room: Room, limit: int) -> int:
+    run = 0
+    while run < limit and free.fits(shape) and room.holds(shape):
+        free, _given = free.take(shape)
+        room = room.less(shape)
+        run += 1
+    return run
+
+
+def cost(share: Resources) -> float:
+    """How much a share weighs against another: a GPU counts as 8 CPUs, 4 GiB of memory as one CPU (dominant share)."""
+    return max(share.cpus_milli / 1000, share.memory_bytes / (4 * 2**30), share.gpus * 8.0, 0.001)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ended, as its node tells it (or as the reaper concludes)."""
+
+    exit_code: int | None = None
+    signal: int | None = None
+    oom: bool = False
+    limit_hit: str | None = None
+    stopped: bool = False
+    refused: bool = False
+    node_fault: bool = False
+    lost: bool = False
+    started: bool = True
+    accepted_as: JobState | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an ended attempt means for its job: the attempt's outcome, the job's next state, and when it may run again."""
+
+    outcome: Outcome
+    state: JobState
+    reason: Reason | None = None
+    delay: timedelta = timedelta(0)
+    spends_retry: bool = False
+    lost_node: bool = False
+
+
+def judge(
+    ending: Ending,
+    cause: StopCause | None,
+    failures: int,
+    max_retries: int,
+    lost_nodes: int = 0,
+    backoff_s: float = 1.0,
+    multiplier: float = 2.0,
+) -> Verdict:
+    """The verdict on an attempt that ended while its job had `failures` failures and stop `cause` (or none).
+
+    A cancel always ends in cancelled. An exit before the signal keeps its own outcome under every other cause. Lost
+    nodes, drains, preemptions and a node's own faults cost the user nothing; only failures of the job spend retries,
+    with exponential backoff. Losing POISON_NODES distinct nodes while running fails the job.
+    """
+    if cause == StopCause.CANCEL:
+        return Verdict(Outcome.CANCELLED, JobState.CANCELLED)
+    if ending.lost:
+        return _lost(ending, lost_nodes)
+    if ending.node_fault:
+        return Verdict(Outcome.NODE_FAULT, JobState.PENDING, Reason.NODE_FAULT, timedelta(seconds=2))
+    if ending.refused:
+        return Verdict(Outcome.REFUSED, JobState.FAILED)
+    if ending.accepted_as is not None:
+        done = ending.accepted_as == JobState.COMPLETED
+        return Verdict(Outcome.COMPLETED, JobState.COMPLETED) if done else _failed(
+            Outcome.FAILED, failures, max_retries, backoff_s, multiplier
+        )
+    if ending.exit_code == 0 and not ending.oom and ending.limit_hit is None:
+        return Verdict(Outcome.COMPLETED, JobState.COMPLETED)
+    if ending.limit_hit == "time" or (ending.stopped and cause == StopCause.TIME_LIMIT):
+        return _failed(Outcome.TIMED_OUT, failures, max_retries, backoff_s, multiplier)
+    if ending.stopped and cause == StopCause.PREEMPT:
+        return Verdict(Outcome.PREEMPTED, JobState.PENDING, Reason.PREEMPTED)
+    if ending.stopped and cause == StopCause.DRAIN:
+        return Verdict(Outcome.DRAINED, JobState.PENDING, Reason.DRAINED)
+    outcome = Outcome.OUT_OF_MEMORY if ending.oom else Outcome.FAILED
+    return _failed(outcome, failures, max_retries, backoff_s, multiplier)
+
+
+def _lost(ending: Ending, lost_nodes: int) -> Verdict:
+    if ending.started and lost_nodes + 1 >= POISON_NODES:
+        return Verdict(Outcome.LOST, JobState.FAILED, lost_node=True)
+    return Verdict(Outcome.LOST, JobState.PENDING, Reason.LOST, lost_node=ending.started)
+
+
+def _failed(outcome: Outcome, failures: int, max_retries: int, backoff_s: float, multiplier: float) -> Verdict:
+    if failures >= max_retries:
+        return Verdict(outcome, JobState.FAILED)
+    delay = min(MAX_BACKOFF, timedelta(seconds=min(3600.0, backoff_s * multiplier ** min(failures, 64))))
+    return Verdict(outcome, JobState.PENDING, Reason.BACKOFF, delay, spends_retry=True)
+
+
+def brake(expired: int, live: int) -> bool:
+    """Whether a reaper pass must wait: more than a fifth of all leases, and at least five, would expire at once.
+
+    That many at a time point to a fault of ours (the network, the database, a clock), not of the nodes.
+    """
+    return expired >= 5 and expired > live * 0.2

@@ -1,0 +1,138 @@
+"""Reading: one job, lists, counts, executors, health. No statement here grows with the backlog."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from app.domain.errors import NotFound
+from app.domain.priority import PriorityClass
+from app.domain.states import JobState
+from app.services.logs import split_output
+from app.services.views import (
+    ExecutorView,
+    Gauges,
+    JobDetail,
+    JobView,
+    Stats,
+    attempt_view,
+    spec_view,
+    view_of,
+)
+from app.storage import jobs, nodes, upkeep
+from app.storage.database import Database, Row, Tx
+
+SEEN_WITHIN_S = 180.0
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """Which jobs a list holds; None is any."""
+
+    states: frozenset[JobState] | None = None
+    type: str | None = None
+    priority_class: PriorityClass | None = None
+
+
+def get_job(db: Database, tenant_id: UUID, job_id: UUID) -> JobView:
+    """One job. Raises NotFound, also for another tenant's."""
+    with db.transaction("read") as tx:
+        return view_of(_own(tx, tenant_id, job_id))
+
+
+def job_detail(db: Database, tenant_id: UUID, job_id: UUID, output_cap: int = 2**20) -> JobDetail:
+    """One job with its spec, attempts and the first `output_cap` bytes of each stream of its last attempt."""
+    with db.transaction("read") as tx:
+        return detail_in(tx, _own(tx, tenant_id, job_id), output_cap)
+
+
+def detail_in(tx: Tx, row: Row, output_cap: int = 2**20) -> JobDetail:
+    """`job_detail` of a row inside the caller's transaction."""
+    spec = jobs.job_spec(tx, row.id)
+    key = tx.row(
+        "SELECT k.* FROM scheduling_key k JOIN job j ON j.key_id = k.id WHERE j.id = %(id)s", {"id": row.id}
+    )
+    attempts = jobs.job_attempts(tx, row.id)
+    out = split_output(tx, attempts[-1], output_cap) if attempts and output_cap else None
+    return JobDetail(
+        job=view_of(row),
+        spec=spec_view(spec, key),
+        attempts=tuple(attempt_view(attempt) for attempt in attempts),
+        **(vars(out) if out else {}),
+    )
+
+
+def list_jobs(
+    db: Database, tenant_id: UUID, wanted: JobFilter, limit: int, offset: int
+) -> tuple[list[JobView], int]:
+    """Newest first, with the exact number of all that match."""
+    filters: Mapping[str, Any] = vars(wanted)
+    with db.transaction("read") as tx:
+        rows = jobs.list_jobs(tx, tenant_id, filters, limit, offset)
+        return [view_of(row) for row in rows], jobs.count_jobs(tx, tenant_id, filters)
+
+
+def stats(db: Database, tenant_id: UUID | None) -> Stats:
+    """Exact counts, zero-filled."""
+    with db.transaction("read") as tx:
+        rows = jobs.counts(tx, tenant_id)
+        live = nodes.list_nodes(tx, ["agent", "external"], SEEN_WITHIN_S)
+    by_state = dict.fromkeys(JobState, 0)
+    pending = dict.fromkeys(PriorityClass, 0)
+    for cls, state, n in rows:
+        by_state[JobState(state)] += n
+        if state == JobState.PENDING:
+            pending[PriorityClass(cls)] += n
+    return Stats(by_state, pending, sum(row.state != "offline" for row in live))
+
+
+def executors(db: Database) -> list[ExecutorView]:
+    """Executors that gave a sign of life lately or still hold a job."""
+    with db.transaction("read") as tx:
+        rows = nodes.list_nodes(tx, ["agent", "external"], SEEN_WITHIN_S)
+    return [
+        ExecutorView(
+            executor_id=row.id,
+            kind=row.kind,
+            state=row.state,
+            current_job_id=row.job_id,
+            job_type=row.type,
+            last_heartbeat=row.last_seen_at,
+            jobs_completed=row.completed,
+            slots=row.slots,
+            gpus=row.gpus,
+        )
+        for row in rows
+    ]
+
+
+def health(db: Database) -> None:
+    """Returns when PostgreSQL answers; raises Unavailable when it does not."""
+    with db.transaction("read") as tx:
+        upkeep.ping(tx)
+
+
+def gauges(db: Database) -> Gauges:
+    """Exact numbers for monitoring: jobs by state and class, executors by state, age of each beat task's last run."""
+    with db.transaction("read") as tx:
+        rows = jobs.counts(tx, None)
+        seen = nodes.list_nodes(tx, ["agent", "external"], SEEN_WITHIN_S)
+        runs = upkeep.task_runs(tx)
+    numbers = {(state.word, cls.word): 0 for state in JobState for cls in PriorityClass}
+    for cls, state, n in rows:
+        numbers[(JobState(state).word, PriorityClass(cls).word)] += n
+    by_state = {"ready": 0, "draining": 0, "offline": 0}
+    for row in seen:
+        by_state[row.state] += 1
+    return Gauges(
+        numbers, by_state, {run.name: run.age_s for run in runs}, {run.name: run.detail for run in runs}
+    )
+
+
+def _own(tx: Tx, tenant_id: UUID, job_id: UUID) -> Row:
+    row = jobs.job_view(tx, job_id)
+    if row is None or row.tenant_id != tenant_id:
+        raise NotFound("Job not found", job_id=str(job_id))
+    return row

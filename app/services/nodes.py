@@ -1,0 +1,126 @@
+"""Nodes: register, renew what they hold, drain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID, uuid4
+
+from app.domain.errors import NotFound, StaleIncarnation
+from app.domain.resources import Gpu
+from app.domain.states import StopCause
+from app.storage import leases
+from app.storage import nodes as stored
+from app.storage.database import Database
+
+PROTOCOL = 1
+
+
+@dataclass(frozen=True)
+class NodeOffer:
+    """What a node brings: capacity, GPUs, which runners it has."""
+
+    node_id: str
+    slots: int
+    cpus_milli: int
+    memory_bytes: int
+    gpus: Sequence[Gpu] = ()
+    runners: Sequence[str] = ("process",)
+    ip: str | None = None
+    cluster: str = "default"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    version: str = ""
+
+
+@dataclass(frozen=True)
+class Held:
+    """One allocation as a node believes to hold it."""
+
+    attempt_id: UUID
+    token: UUID
+
+
+@dataclass(frozen=True)
+class Orphan:
+    """An allocation that the database gives to the node though it does not hold it."""
+
+    attempt_id: UUID
+    token: UUID
+    started: bool
+
+
+@dataclass(frozen=True)
+class Renewal:
+    """The answer to a renewal: what to kill, what to hand back, what to stop (cause and grace), whether to drain."""
+
+    renewed: frozenset[UUID]
+    lost: frozenset[UUID]
+    orphans: Sequence[Orphan]
+    stops: Mapping[UUID, tuple[StopCause, float]]
+    draining: bool
+
+
+def register(db: Database, offer: NodeOffer) -> UUID:
+    """Writes the node under a new incarnation and returns it. An older agent of this name is refused from then on."""
+    incarnation = uuid4()
+    with db.transaction("register") as tx:
+        stored.register(
+            tx,
+            {
+                "id": offer.node_id,
+                "kind": "agent",
+                "incarnation": incarnation,
+                "protocol": PROTOCOL,
+                "capabilities": list(offer.runners),
+                "slots": offer.slots,
+                "cpus_milli": offer.cpus_milli,
+                "memory_bytes": offer.memory_bytes,
+                "gpus": [vars(gpu) for gpu in offer.gpus],
+                "ip": offer.ip,
+                "cluster": offer.cluster,
+                "labels": dict(offer.labels),
+                "version": offer.version,
+            },
+        )
+    return incarnation
+
+
+def renew(db: Database, node_id: str, incarnation: UUID, held: Sequence[Held], lease_s: float) -> Renewal:
+    """Extends the leases of `held` by `lease_s` from database time, and says where node and database differ.
+
+    A claim that is under way looks like an orphan: the caller must hold none, or wait for a second answer.
+    Raises StaleIncarnation when a newer agent has this node's name: then stop, and touch no job.
+    """
+    with db.transaction("renew") as tx:
+        node = stored.see(tx, node_id, incarnation)
+        if node is None:
+            raise StaleIncarnation(node=node_id)
+        order = sorted(held, key=lambda h: h.attempt_id)
+        renewed = leases.renew(tx, node_id, [h.attempt_id for h in order], [h.token for h in order], lease_s)
+        rows = leases.held_by(tx, node_id)
+    mine = {h.attempt_id for h in held}
+    return Renewal(
+        renewed=frozenset(renewed),
+        lost=frozenset(mine - renewed),
+        orphans=[Orphan(r.attempt_id, r.token, r.started_at is not None) for r in rows if r.attempt_id not in mine],
+        stops={
+            r.attempt_id: (StopCause(r.stop_cause), r.grace_s)
+            for r in rows
+            if r.attempt_id in renewed and r.stop_cause is not None
+        },
+        draining=node.state == "draining",
+    )
+
+
+def set_draining(db: Database, node_id: str, draining: bool) -> None:
+    """A draining node claims nothing more. Raises NotFound."""
+    with db.transaction("drain") as tx:
+        if not stored.set_state(tx, node_id, "draining" if draining else "ready"):
+            raise NotFound(f"There is no node {node_id!r}.", node=node_id)
+
+
+def list_leases(db: Database, node_id: str) -> Mapping[UUID, Any]:
+    """What the database says a node holds, by attempt id (a fresh agent compares it with its keeper)."""
+    with db.transaction("renew") as tx:
+        return {row.attempt_id: row for row in leases.held_by(tx, node_id)}

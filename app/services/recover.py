@@ -1,0 +1,175 @@
+"""Recovery: expired leases, backoffs that are due, allocations handed back, counts and keys kept in order.
+
+Every pass is short, bounded and safe to run twice at once: beat, a scheduler without a beat, and as a last resort the
+agents all call the same functions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from app.domain.policy import Ending, brake, judge
+from app.domain.priority import PriorityClass
+from app.domain.states import StopCause
+from app.services.nodes import Orphan
+from app.services.report import Finished, end_attempts
+from app.storage import attempts, jobs, keys, leases, nodes, upkeep
+from app.storage.database import Database, Row, Tx
+from config.settings import Settings
+
+
+@dataclass
+class Pass:
+    """What one pass did, and the classes in which jobs became ready."""
+
+    name: str
+    ran: bool = False
+    detail: dict[str, Any] = field(default_factory=dict)
+    ready: frozenset[PriorityClass] = frozenset()
+
+
+def _task(db: Database, name: str, work: Callable[[Tx, Pass], None]) -> Pass:
+    """Runs `work` in one transaction under the task's lock; does nothing when another runs it just now."""
+    done = Pass(name)
+    began = time.monotonic()
+    with db.transaction(name) as tx:
+        if not upkeep.try_task_lock(tx, name):
+            return done
+        work(tx, done)
+        done.ran = True
+        upkeep.note_run(tx, name, time.monotonic() - began, done.detail)
+    return done
+
+
+def reap(db: Database, settings: Settings, batch: int = 200) -> Pass:
+    """Ends attempts whose lease is over: their jobs wait again, or end as cancelled when a cancel was asked.
+
+    Nothing is reaped within one lease of the database's start, nor when so many leases expire at once that the fault
+    must be ours: the first such pass only notes it, and one lease later the reaper goes on regardless.
+    """
+
+    def work(tx: Tx, done: Pass) -> None:
+        seen = leases.census(tx)
+        done.detail |= {"live": seen.live, "expired": seen.expired, "reaped": 0}
+        done.detail["offline"] = nodes.mark_offline(tx, settings.lease_s)
+        if not seen.expired:
+            return
+        if seen.up_s < settings.lease_s:
+            done.detail["waits"] = "the database has just started"
+            return
+        if brake(seen.expired, seen.live) and not _brake_is_over(tx, settings, done):
+            done.detail["waits"] = "too many leases expired at once"
+            return
+        rows = leases.expired(tx, batch)
+        done.ready = _expire(tx, [row.attempt_id for row in rows], done)
+
+    return _task(db, "reap", work)
+
+
+def _brake_is_over(tx: Tx, settings: Settings, done: Pass) -> bool:
+    """Whether the mass expiry was first seen more than one lease ago."""
+    before = next((run.detail for run in upkeep.task_runs(tx) if run.name == "reap"), {})
+    now = float(tx.value("SELECT extract(epoch FROM clock_timestamp())"))
+    since = float(before.get("mass_since", now))
+    done.detail["mass_since"] = since
+    return now - since >= settings.lease_s
+
+
+def _expire(tx: Tx, attempt_ids: Sequence[UUID], done: Pass) -> frozenset[PriorityClass]:
+    rows = attempts.lock_for_ending(tx, attempt_ids, skip_locked=True)
+    over = leases.lock_expired(tx, [row.attempt_id for row in rows if row.current == row.attempt_id])
+    mass = "mass_since" in done.detail
+    verdicts = []
+    for row in rows:
+        if row.attempt_id not in over:
+            continue
+        verdicts.append((row, *_lost(row, "its node's lease ran out", count_node=not mass)))
+    done.detail["reaped"] = len(verdicts)
+    return end_attempts(tx, verdicts)
+
+
+def _lost(row: Row, message: str, count_node: bool = True) -> tuple[Finished, Any]:
+    ending = Ending(lost=True, started=count_node and row.started_at is not None)
+    cause = None if row.stop_cause is None else StopCause(row.stop_cause)
+    others = len([node for node in row.lost_nodes if node != row.node_id])
+    verdict = judge(ending, cause, row.failures, row.max_retries, lost_nodes=others)
+    return Finished(row.attempt_id, row.token, ending, message=message), verdict
+
+
+def hand_back(db: Database, orphans: Sequence[Orphan], message: str, uncharged: bool = True) -> frozenset[PriorityClass]:
+    """Ends attempts that their own node says it does not run, at once instead of after the lease; safe to repeat."""
+    with db.transaction("hand_back") as tx:
+        rows = attempts.lock_for_ending(tx, sorted(o.attempt_id for o in orphans))
+        tokens = {o.attempt_id: o.token for o in orphans}
+        verdicts = [
+            (row, *_lost(row, message, count_node=not uncharged))
+            for row in rows
+            if row.current == row.attempt_id and row.token == tokens[row.attempt_id]
+        ]
+        return end_attempts(tx, verdicts)
+
+
+def promote(db: Database, limit: int = 1000) -> Pass:
+    """Jobs whose backoff is over become ready."""
+
+    def work(tx: Tx, done: Pass) -> None:
+        due = jobs.due_jobs(tx, limit)
+        heads: dict[int, int] = {}
+        for row in due:
+            heads[row.key_id] = min(heads.get(row.key_id, row.queue_seq), row.queue_seq)
+        keys.revive_keys(tx, heads)
+        jobs.make_ready(tx, [row.id for row in due])
+        done.detail["promoted"] = len(due)
+        done.ready = frozenset(PriorityClass(row[3]) for row in due)
+
+    return _task(db, "promote", work)
+
+
+def sweep(db: Database, limit: int = 500) -> Pass:
+    """Ends keys without jobs, moves low-water marks on; says in which classes jobs wait, so that bells can ring."""
+
+    def work(tx: Tx, done: Pass) -> None:
+        before = next((run.detail for run in upkeep.task_runs(tx) if run.name == "sweep"), {})
+        ids = keys.idle_keys(tx, limit, int(before.get("after", 0)))
+        ended = keys.settle_keys(tx, ids) if ids else 0
+        done.detail |= {"ended": ended, "after": ids[-1] if len(ids) == limit else 0}
+        done.ready = frozenset(PriorityClass(c) for c in jobs.ready_by_class(tx))
+
+    return _task(db, "sweep", work)
+
+
+def fold_stats(db: Database, limit: int = 50_000) -> Pass:
+    """Folds count changes into totals and checks usage against live allocations."""
+
+    def work(tx: Tx, done: Pass) -> None:
+        done.detail["folded"] = jobs.fold_counts(tx, limit)
+
+    return _task(db, "stats", work)
+
+
+def check_usage(db: Database) -> list[dict[str, Any]]:
+    """Where usage rows and live allocations differ: always nowhere, or there is a fault to report."""
+    with db.transaction("read") as tx:
+        return [dict(row._mapping) for row in nodes.usage_drift(tx)]
+
+
+def retain(db: Database, settings: Settings, ahead: int = 14) -> Pass:
+    """Makes the coming days' partitions, drops what is older than its retention, in bounded steps."""
+
+    def work(tx: Tx, done: Pass) -> None:
+        done.detail["made"] = upkeep.make_partitions(tx, ahead)
+        done.detail["dropped"] = upkeep.drop_partitions(tx, settings.retain_days)
+        done.detail["jobs"] = upkeep.drop_old_jobs(tx, settings.retain_jobs_days, 5000)
+        done.detail["keys"] = upkeep.drop_old_keys(tx, settings.retain_days)
+
+    return _task(db, "retain", work)
+
+
+def seconds_since(db: Database, name: str) -> float | None:
+    """How long ago task `name` last ran anywhere; None when never."""
+    with db.transaction("read") as tx:
+        return upkeep.since_run(tx, name)

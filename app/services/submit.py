@@ -1,0 +1,150 @@
+"""Submit: jobs and the answer under their idempotency key become durable together, or not at all."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from app.domain.errors import KeyInFlight, KeyReused, Refused
+from app.domain.identity import uuid7
+from app.domain.job import JobRequest, Submitted
+from app.domain.resources import MIB, Resources
+from app.storage import jobs as stored_jobs
+from app.storage import keys as stored_keys
+from app.storage import upkeep
+from app.storage.database import Database, Tx
+from app.storage.keys import Shape
+from config.settings import Settings
+
+
+@dataclass(frozen=True)
+class IdempotencyKey:
+    """A client's key for one request: scoped to tenant, method and full path; `body_sha256` tells requests apart."""
+
+    tenant_id: UUID
+    method: str
+    path: str
+    key: str
+    body_sha256: bytes
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a submit led to: new jobs, or (`replay`) the status and answer that the same request got before."""
+
+    jobs: list[Submitted]
+    replay: tuple[int, Any] | None = None
+
+
+def submit(
+    db: Database,
+    settings: Settings,
+    tenant_id: UUID,
+    requests: Sequence[JobRequest],
+    idempotency: IdempotencyKey | None = None,
+    render: Callable[[list[Submitted]], tuple[int, Any]] | None = None,
+) -> Submission:
+    """Makes all of `requests` pending jobs in one transaction, in their order.
+
+    With an idempotency key the rendered answer is stored in the same transaction, so a repeat gets it word for word.
+    Raises KeyReused (same key, other request), KeyInFlight (its first request still runs), Refused (too many different
+    shapes pending), Unavailable (then nothing is known: repeat with the same key).
+    """
+    with db.transaction("submit") as tx:
+        if idempotency is not None:
+            replay = _replay(tx, idempotency)
+            if replay is not None:
+                return Submission([], replay)
+        jobs = _insert(tx, settings, tenant_id, requests)
+        if idempotency is not None and render is not None:
+            k = idempotency
+            upkeep.store_answer(tx, k.tenant_id, k.method, k.path, k.key, k.body_sha256, *render(jobs))
+    return Submission(jobs)
+
+
+def _replay(tx: Tx, key: IdempotencyKey) -> tuple[int, Any] | None:
+    if not upkeep.try_key_lock(tx, key.tenant_id, key.method, key.path, key.key):
+        raise KeyInFlight(key=key.key)
+    answer = upkeep.stored_answer(tx, key.tenant_id, key.method, key.path, key.key)
+    if answer is None:
+        return None
+    if bytes(answer.body_sha256) != key.body_sha256:
+        raise KeyReused(key=key.key)
+    return answer.status, answer.answer
+
+
+def _insert(tx: Tx, settings: Settings, tenant_id: UUID, requests: Sequence[JobRequest]) -> list[Submitted]:
+    shares = [_share(settings, request) for request in requests]
+    shapes = [_shape(request, share) for request, share in zip(requests, shares, strict=True)]
+    key_ids = _keys(tx, settings, tenant_id, sorted(set(shapes)))
+    now_ms = time.time_ns() // 1_000_000
+    rows = [
+        _row(uuid7(now_ms, place, secrets.randbits(62)), key_ids[shape], request, share, settings, place)
+        for place, (request, shape, share) in enumerate(zip(requests, shapes, shares, strict=True))
+    ]
+    made = {row.id: row.created_at for row in stored_jobs.insert_jobs(tx, tenant_id, rows)}
+    return [
+        Submitted(UUID(row["id"]), request.type, request.priority_class, made[UUID(row["id"])])
+        for row, request in zip(rows, requests, strict=True)
+    ]
+
+
+def _keys(tx: Tx, settings: Settings, tenant_id: UUID, shapes: list[Shape]) -> dict[Shape, int]:
+    found = stored_keys.find_keys(tx, tenant_id, shapes)
+    missing = [shape for shape in shapes if shape not in found]
+    if missing:
+        if stored_keys.count_live(tx, tenant_id) + len(missing) > settings.live_keys_per_tenant:
+            raise Refused(
+                f"More than {settings.live_keys_per_tenant} different combinations of class, priority and resources "
+                "are pending; wait until some have run, or ask for shapes that are used already."
+            )
+        found |= stored_keys.make_keys(tx, tenant_id, missing)
+    return found
+
+
+def _share(settings: Settings, request: JobRequest) -> Resources:
+    share = request.resources or Resources(settings.default_cpus_milli, settings.default_memory_mib * MIB)
+    return share.rounded()
+
+
+def _shape(request: JobRequest, share: Resources) -> Shape:
+    external = request.runner == "process" and request.binary_url is not None and share.gpus == 0
+    priority = request.priority_class.default_priority if request.priority is None else request.priority
+    return (
+        int(request.priority_class), priority, request.runner, external, share.cpus_milli, share.memory_bytes,
+        share.gpus, share.gpu_memory_bytes, share.gpu_model,
+    )  # fmt: skip
+
+
+def _row(
+    job_id: UUID, key_id: int, request: JobRequest, share: Resources, settings: Settings, place: int
+) -> dict[str, Any]:
+    return {
+        "id": str(job_id),
+        "place": place,
+        "key_id": key_id,
+        "class": int(request.priority_class),
+        "contract": request.contract,
+        "type": request.type,
+        "runner": request.runner,
+        "binary_url": request.binary_url,
+        "binary_sha256": request.binary_sha256,
+        "image": request.image,
+        "script": request.script,
+        "command": list(request.command),
+        "arguments": list(request.arguments),
+        "environment": dict(request.environment),
+        "hard_limits": request.resources is not None,
+        "cpus_milli": share.cpus_milli,
+        "memory_bytes": share.memory_bytes,
+        "time_limit_s": request.time_limit_s,
+        "grace_s": settings.default_grace_s if request.grace_s is None else request.grace_s,
+        "max_retries": request.max_retries,
+        "backoff_s": request.backoff_s,
+        "backoff_multiplier": request.backoff_multiplier,
+        "asked": dict(request.asked),
+    }

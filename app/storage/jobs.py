@@ -1,0 +1,169 @@
+"""Jobs: inserted with their specs, found, listed, stopped, promoted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from app.storage.database import Row, Tx
+
+_SPEC = """runner text, binary_url text, binary_sha256 text, image text, script text, command jsonb, arguments jsonb,
+    environment jsonb, hard_limits boolean, cpus_milli bigint, memory_bytes bigint, time_limit_s float8, grace_s float8,
+    max_retries int, backoff_s float8, backoff_multiplier float8, asked jsonb"""
+_SPEC_NAMES = ", ".join(column.split()[0] for column in _SPEC.split(","))
+_JOB_NAMES = "id, tenant_id, key_id, class, contract, type"
+
+VIEW = """j.id, j.tenant_id, j.type, j.state, j.ready, j.reason, j.message, j.stop_cause, j.stop_by, j.stop_reason, j.contract,
+    j.class, j.node_id, j.attempt, j.created_at, j.started_at, j.finished_at, j.exit_code, j.signal, j.not_before"""
+
+
+def insert_jobs(tx: Tx, tenant_id: UUID, jobs: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """Inserts jobs and their specs in one statement; rows (id, created_at)."""
+    return list(
+        tx.rows(
+            f"""WITH asked AS MATERIALIZED (
+                SELECT * FROM jsonb_to_recordset(%(jobs)s::jsonb) AS r (id uuid, key_id bigint, class smallint,
+                    contract text, type text, {_SPEC}, place int) ORDER BY place
+            ), made AS (
+                INSERT INTO job ({_JOB_NAMES}, reason)
+                SELECT id, %(tenant)s, key_id, class, contract, type, 'new' FROM asked ORDER BY place RETURNING id, created_at
+            ), told AS (
+                INSERT INTO job_spec (job_id, {_SPEC_NAMES}) SELECT id, {_SPEC_NAMES} FROM asked
+            ) SELECT id, created_at FROM made""",
+            {"jobs": json.dumps(jobs), "tenant": tenant_id},
+        )
+    )
+
+
+def job_view(tx: Tx, job_id: UUID) -> Row | None:
+    """One job's row as shown."""
+    return tx.row(f"SELECT {VIEW} FROM job j WHERE j.id = %(id)s", {"id": job_id})
+
+
+def lock_job(tx: Tx, job_id: UUID) -> Row | None:
+    """One job's row, locked."""
+    return tx.row(
+        f"SELECT {VIEW}, j.attempt_id FROM job j WHERE j.id = %(id)s FOR NO KEY UPDATE", {"id": job_id}
+    )
+
+
+def job_spec(tx: Tx, job_id: UUID) -> Row | None:
+    """What was asked of one job."""
+    return tx.row("SELECT * FROM job_spec WHERE job_id = %(id)s", {"id": job_id})
+
+
+def job_attempts(tx: Tx, job_id: UUID) -> Sequence[Row]:
+    """All attempts of a job in order."""
+    return tx.rows("SELECT * FROM attempt WHERE job_id = %(id)s ORDER BY number", {"id": job_id})
+
+
+def list_jobs(tx: Tx, tenant_id: UUID, filters: Mapping[str, Any], limit: int, offset: int) -> Sequence[Row]:
+    """Jobs of a tenant, newest first."""
+    where, params = _where(tenant_id, filters)
+    return tx.rows(
+        f"SELECT {VIEW} FROM job j WHERE {where} ORDER BY j.id DESC LIMIT %(limit)s OFFSET %(offset)s",
+        {**params, "limit": limit, "offset": offset},
+    )
+
+
+def count_jobs(tx: Tx, tenant_id: UUID | None, filters: Mapping[str, Any]) -> int:
+    """Exactly how many jobs there are, from the maintained counts: never by counting rows."""
+    where, params = _where(tenant_id, filters)
+    return int(tx.value(f"SELECT COALESCE(sum(n), 0) FROM ({_COUNTS}) j WHERE {where}", params))
+
+
+_COUNTS = """SELECT tenant_id, class, state, type, n FROM job_count
+    UNION ALL SELECT tenant_id, class, state, type, n FROM job_count_delta"""
+
+
+def counts(tx: Tx, tenant_id: UUID | None) -> Sequence[Row]:
+    """Rows (class, state, n) of one tenant or of all."""
+    return tx.rows(
+        f"""SELECT class, state, sum(n)::bigint AS n FROM ({_COUNTS}) c
+        WHERE %(tenant)s::uuid IS NULL OR tenant_id = %(tenant)s GROUP BY 1, 2""",
+        {"tenant": tenant_id},
+    )
+
+
+def fold_counts(tx: Tx, limit: int) -> int:
+    """Adds the oldest count changes to the totals, in one statement, so that every reader sees the same sum."""
+    return int(
+        tx.value(
+            """WITH gone AS (
+                DELETE FROM job_count_delta WHERE id IN (
+                    SELECT id FROM job_count_delta ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+                RETURNING tenant_id, class, state, type, n
+            ), folded AS (
+                INSERT INTO job_count AS c (tenant_id, class, state, type, n)
+                SELECT tenant_id, class, state, type, sum(n) FROM gone GROUP BY 1, 2, 3, 4
+                ON CONFLICT (tenant_id, class, state, type) DO UPDATE SET n = c.n + EXCLUDED.n
+            ) SELECT count(*) FROM gone""",
+            {"limit": limit},
+        )
+    )
+
+
+def cancel_pending(tx: Tx, job_ids: Sequence[UUID], by: str, reason: str | None) -> set[UUID]:
+    """Ends jobs that are pending; the ones that were. Locks in the order of ids."""
+    rows = tx.rows(
+        """WITH locked AS MATERIALIZED (
+            SELECT id FROM job WHERE id = ANY(%(ids)s) AND state = 0 ORDER BY id FOR NO KEY UPDATE)
+        UPDATE job j SET state = 6, ready = false, reason = NULL, not_before = NULL, stop_cause = 4, stop_by = %(by)s,
+            stop_reason = %(reason)s, finished_at = clock_timestamp()
+        FROM locked WHERE j.id = locked.id AND j.state = 0 RETURNING j.id""",
+        {"ids": list(job_ids), "by": by, "reason": reason},
+    )
+    return {row[0] for row in rows}
+
+
+def mark_stopping(tx: Tx, job_id: UUID, cause: int, by: str, reason: str | None) -> None:
+    """Writes the stop flag of an active job; the stronger cause stays."""
+    tx.run(
+        """UPDATE job SET state = 3, stop_cause = %(cause)s, stop_by = %(by)s, stop_reason = %(reason)s
+        WHERE id = %(id)s AND state IN (1, 2, 3) AND (stop_cause IS NULL OR stop_cause < %(cause)s)""",
+        {"id": job_id, "cause": cause, "by": by, "reason": reason},
+    )
+
+
+def due_jobs(tx: Tx, limit: int) -> Sequence[Row]:
+    """Pending jobs whose backoff is over, locked: id, key_id, queue_seq, class."""
+    return tx.rows(
+        """SELECT id, key_id, queue_seq, class FROM job
+        WHERE state = 0 AND NOT ready AND not_before IS NOT NULL AND not_before <= now()
+        ORDER BY not_before LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED""",
+        {"limit": limit},
+    )
+
+
+def make_ready(tx: Tx, job_ids: Sequence[UUID]) -> None:
+    """Pending jobs may be claimed again. Their keys must be held (`revive_keys`)."""
+    tx.run("UPDATE job SET ready = true, not_before = NULL WHERE id = ANY(%(ids)s) AND state = 0", {"ids": list(job_ids)})
+
+
+def ready_by_class(tx: Tx) -> set[int]:
+    """Classes in which some key is live."""
+    return {
+        c
+        for c in (0, 1, 2)
+        if tx.value("SELECT 1 FROM scheduling_key WHERE live AND class = %(c)s LIMIT 1", {"c": c}) is not None
+    }
+
+
+def _where(tenant_id: UUID | None, filters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    where = ["true"]
+    params: dict[str, Any] = {}
+    if tenant_id is not None:
+        where.append("j.tenant_id = %(tenant)s")
+        params["tenant"] = tenant_id
+    if filters.get("states") is not None:
+        where.append("j.state = ANY(%(states)s)")
+        params["states"] = sorted(int(state) for state in filters["states"])
+    if filters.get("type") is not None:
+        where.append("j.type = %(type)s")
+        params["type"] = filters["type"]
+    if filters.get("priority_class") is not None:
+        where.append("j.class = %(class)s")
+        params["class"] = int(filters["priority_class"])
+    return " AND ".join(where), params

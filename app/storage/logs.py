@@ -1,0 +1,57 @@
+"""Log chunks and samples. A chunk is a stretch of an attempt's framed output; its position makes a repeat harmless."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from app.storage.database import Row, Tx, arrays
+
+
+def insert_chunks(tx: Tx, chunks: Sequence[Mapping[str, Any]]) -> int:
+    """Writes chunks; one that is there already is left as it is."""
+    if not chunks:
+        return 0
+    params = arrays(chunks, "log_day", "attempt_id", "position", "length", "codec", "data")
+    return tx.run(
+        """INSERT INTO log_chunk (log_day, attempt_id, position, length, codec, data)
+        SELECT * FROM unnest(%(log_day)s::date[], %(attempt_id)s::uuid[], %(position)s::bigint[], %(length)s::int[],
+            %(codec)s::smallint[], %(data)s::bytea[]) ON CONFLICT DO NOTHING""",
+        params,
+    )
+
+
+def chunk_end(tx: Tx, attempt_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """Up to which position the output of each attempt is stored."""
+    rows = tx.rows(
+        """SELECT a.id, COALESCE((SELECT c.position + c.length FROM log_chunk c WHERE c.log_day = a.log_day
+            AND c.attempt_id = a.id AND c.member = 0 ORDER BY c.position DESC LIMIT 1), 0) AS stored
+        FROM attempt a WHERE a.id = ANY(%(ids)s)""",
+        {"ids": list(attempt_ids)},
+    )
+    return {row.id: row.stored for row in rows}
+
+
+def read_chunks(tx: Tx, log_day: Any, attempt_id: UUID, after: int, limit: int) -> Sequence[Row]:
+    """Chunks from position `after` on, in order: position, length, codec, data."""
+    return tx.rows(
+        """SELECT position, length, codec, data FROM log_chunk
+        WHERE log_day = %(day)s AND attempt_id = %(id)s AND member = 0 AND position >= %(after)s
+        ORDER BY position LIMIT %(limit)s""",
+        {"day": log_day, "id": attempt_id, "after": after, "limit": limit},
+    )
+
+
+def insert_samples(tx: Tx, samples: Sequence[Mapping[str, Any]]) -> int:
+    """Writes samples; a repeat is left as it is."""
+    if not samples:
+        return 0
+    params = arrays(samples, "attempt_id", "at", "cpu_cores", "memory_bytes")
+    return tx.run(
+        """INSERT INTO sample (day, attempt_id, at, cpu_cores, memory_bytes)
+        SELECT (at AT TIME ZONE 'UTC')::date, attempt_id, at, cpu, memory FROM unnest(%(attempt_id)s::uuid[],
+            %(at)s::timestamptz[], %(cpu_cores)s::float8[], %(memory_bytes)s::bigint[])
+            AS s (attempt_id, at, cpu, memory) ON CONFLICT DO NOTHING""",
+        params,
+    )

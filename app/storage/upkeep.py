@@ -1,0 +1,111 @@
+"""What the beat tasks need besides: locks, last runs, partitions, retention, idempotency keys, health."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from app.storage.database import Json, Row, Tx
+
+
+def try_task_lock(tx: Tx, name: str) -> bool:
+    """Whether this transaction is the only one that runs task `name` now."""
+    return bool(tx.value("SELECT pg_try_advisory_xact_lock(hashtextextended(%(n)s, 72))", {"n": f"task:{name}"}))
+
+
+def note_run(tx: Tx, name: str, duration_s: float, detail: Mapping[str, Any]) -> None:
+    """Keeps when a task last ran, how long it took, and what it did."""
+    tx.run(
+        """INSERT INTO task_run (name, last_run_at, duration_s, detail) VALUES (%(n)s, clock_timestamp(), %(d)s, %(x)s)
+        ON CONFLICT (name) DO UPDATE SET last_run_at = EXCLUDED.last_run_at, duration_s = EXCLUDED.duration_s,
+            detail = EXCLUDED.detail""",
+        {"n": name, "d": duration_s, "x": Json(dict(detail))},
+    )
+
+
+def task_runs(tx: Tx) -> Sequence[Row]:
+    """All last runs with their age in seconds."""
+    return tx.rows(
+        "SELECT name, last_run_at, duration_s, detail, extract(epoch FROM now() - last_run_at)::float AS age_s FROM task_run"
+    )
+
+
+def since_run(tx: Tx, name: str) -> float | None:
+    """Seconds since task `name` last ran, None when it never did."""
+    age = tx.value(
+        "SELECT extract(epoch FROM clock_timestamp() - last_run_at)::float FROM task_run WHERE name = %(n)s", {"n": name}
+    )
+    return None if age is None else float(age)
+
+
+def drop_partitions(tx: Tx, retain_days: int) -> list[str]:
+    """Drops daily partitions older than `retain_days`; their names."""
+    names = [
+        row[0]
+        for row in tx.rows(
+            """SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+            JOIN pg_class p ON p.oid = i.inhparent
+            WHERE p.relname IN ('log_chunk', 'sample', 'event') AND c.relname ~ '_[0-9]{8}$'
+                AND right(c.relname, 8) < to_char(CURRENT_DATE - %(days)s::int, 'YYYYMMDD')""",
+            {"days": retain_days},
+        )
+    ]
+    for name in names:
+        tx.run(f'DROP TABLE "{name}"')
+    return names
+
+
+def make_partitions(tx: Tx, ahead: int) -> int:
+    """Makes the coming days' partitions; how many were missing."""
+    return int(tx.value("SELECT make_day_partitions(%(ahead)s)", {"ahead": ahead}))
+
+
+def drop_old_jobs(tx: Tx, retain_days: int, limit: int) -> int:
+    """Removes jobs that ended long ago, with specs and attempts; how many. Call until it says 0."""
+    return tx.run(
+        """DELETE FROM job WHERE id IN (SELECT id FROM job WHERE state > 3
+            AND finished_at < now() - make_interval(days => %(days)s) LIMIT %(limit)s FOR UPDATE SKIP LOCKED)""",
+        {"days": retain_days, "limit": limit},
+    )
+
+
+def drop_old_keys(tx: Tx, retain_days: int) -> int:
+    """Removes idempotency keys older than the retention."""
+    return tx.run(
+        "DELETE FROM idempotency WHERE created_at < now() - make_interval(days => %(days)s)", {"days": retain_days}
+    )
+
+
+def try_key_lock(tx: Tx, tenant_id: UUID, method: str, path: str, key: str) -> bool:
+    """Whether no other transaction serves this idempotency key now."""
+    return bool(
+        tx.value(
+            "SELECT pg_try_advisory_xact_lock(hashtextextended(%(k)s, 73))", {"k": f"{tenant_id} {method} {path} {key}"}
+        )
+    )
+
+
+def stored_answer(tx: Tx, tenant_id: UUID, method: str, path: str, key: str) -> Row | None:
+    """The answer that was given under an idempotency key: body_sha256, status, answer."""
+    return tx.row(
+        """SELECT body_sha256, status, answer FROM idempotency
+        WHERE tenant_id = %(t)s AND method = %(m)s AND path = %(p)s AND key = %(k)s""",
+        {"t": tenant_id, "m": method, "p": path, "k": key},
+    )
+
+
+def store_answer(
+    tx: Tx, tenant_id: UUID, method: str, path: str, key: str, body_sha256: bytes, status: int, answer: Any
+) -> None:
+    """Keeps the answer of an idempotency key."""
+    tx.run(
+        """INSERT INTO idempotency (tenant_id, method, path, key, body_sha256, status, answer)
+        VALUES (%(t)s, %(m)s, %(p)s, %(k)s, %(b)s, %(s)s, %(a)s)""",
+        {"t": tenant_id, "m": method, "p": path, "k": key, "b": body_sha256, "s": status, "a": Json(answer)},
+    )
+
+
+def ping(tx: Tx) -> bool:
+    """Whether the database answers."""
+    return tx.value("SELECT 1") == 1

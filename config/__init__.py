@@ -1,0 +1,1 @@
+"""Settings, Celery configuration and logging: the only package that reads the environment."""

@@ -1,0 +1,175 @@
+"""Every setting of every role, read once from `CFAB_…` variables, typed and validated.
+
+A setting NAME is read from `CFAB_NAME`, or from the file named by `CFAB_NAME_FILE` (for secrets). No other module
+may read the environment. `docs/settings.md` lists all of them, and a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+
+class SettingsError(ValueError):
+    """A setting has a value that cannot be used; the message names it and says what is allowed."""
+
+
+def _flag(text: str) -> bool:
+    lowered = text.strip().lower()
+    if lowered in {"1", "true", "yes", "on"}:
+        return True
+    if lowered in {"0", "false", "no", "off", ""}:
+        return False
+    raise ValueError("use 1 or 0")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"use one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def _positive_int(text: str) -> int:
+    value = int(text)
+    if value <= 0:
+        raise ValueError("must be greater than 0")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError("must be 0 or more")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 10_000_000:
+        raise ValueError("must be a number of seconds greater than 0")
+    return value
+
+
+def _setting(default: Any, parse: Callable[[str], Any], doc: str, secret: bool = False) -> Any:
+    return field(default=default, repr=not secret, metadata={"parse": parse, "doc": doc, "secret": secret})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings with their defaults; `load_settings` fills them from the environment."""
+
+    # Servers.
+    database_url: str = _setting("", str, "PostgreSQL (15 or newer) of API, scheduler, migrations.", secret=True)
+    agent_database_url: str = _setting("", str, "The node agents' own restricted login; empty: database_url.", secret=True)
+    broker_url: str = _setting("", str, "Redis or Valkey for Celery's bells; empty: no bells, polling only.", secret=True)
+    database_pool: int = _setting(16, _positive_int, "Connections an API process holds at most.")
+    statement_timeout_s: float = _setting(30.0, _seconds, "PostgreSQL ends any statement that takes longer.")
+
+    # API.
+    api_host: str = _setting("127.0.0.1", str, "Address the API binds to.")
+    api_port: int = _setting(8080, _positive_int, "Port of the API; its primary contract is jobs.")
+    api_threads: int = _setting(64, _positive_int, "Threads of an API process.")
+    api_token: str = _setting("", str, "The bearer token that the API accepts.", secret=True)
+    auth: str = _setting("required", _one_of("required", "off"), "off serves without tokens, on a loopback address only.")
+    metrics_open: bool = _setting(False, _flag, "Serve Prometheus text without a token.")
+    max_body_bytes: int = _setting(16 * 2**20, _positive_int, "Largest request body.")
+
+    # Scheduling.
+    lease_s: float = _setting(60.0, _seconds, "How long an allocation is held without a renewal.")
+    renew_s: float = _setting(5.0, _seconds, "How often an agent renews its leases.")
+    external_lease_s: float = _setting(120.0, _seconds, "Lease of an executor that claims through the jobs contract.")
+    fence_margin_s: float = _setting(5.0, _seconds, "A keeper kills this long before the lease may pass to another.")
+    poll_s: float = _setting(5.0, _seconds, "An agent asks for work at least this often (with jitter), bells or not.")
+    tick_s: float = _setting(1.0, _seconds, "How often the scheduler promotes, reaps and sweeps.")
+    default_cpus_milli: int = _setting(100, _positive_int, "Thousandths of a CPU reserved for a job that asks for nothing.")
+    default_memory_mib: int = _setting(64, _positive_int, "MiB reserved for a job that asks for nothing.")
+    default_grace_s: float = _setting(10.0, _seconds, "Seconds between SIGTERM and SIGKILL.")
+    live_keys_per_tenant: int = _setting(1000, _positive_int, "Different pending shapes a tenant may have at a time.")
+    retain_days: int = _setting(14, _positive_int, "Days that logs, samples and events are kept.")
+    retain_jobs_days: int = _setting(90, _positive_int, "Days that finished jobs are kept.")
+
+    # Worker.
+    node_name: str = _setting("", str, "Name of this node; empty: the host's name.")
+    data_dir: Path = _setting(Path("~/.local/share/cfab"), Path, "Data of the one-machine stack.")
+    work_dir: Path = _setting(Path("/var/lib/cfab"), Path, "Where a worker keeps cache, spools and work directories.")
+    slots: int = _setting(0, _count, "Jobs a node runs at a time at most; 0: eight per CPU.")
+    cpus_milli: int = _setting(0, _count, "Thousandths of a CPU a node offers; 0: all it has.")
+    memory_mib: int = _setting(0, _count, "MiB a node offers; 0: nine tenths of what it has.")
+    gpus: str = _setting("", str, "Indices or UUIDs of the GPUs a node offers; empty: all.")
+    simulate_gpus: str = _setting("", str, "GPUs to pretend, such as 4xA100-80GB,2xT4-16GB.")
+    sandbox: str = _setting("preferred", _one_of("required", "preferred", "off"), "Whether jobs run under bubblewrap.")
+    job_network: str = _setting("host", _one_of("host", "none"), "Network of a sandboxed job.")
+    job_uid_base: int = _setting(200_000, _positive_int, "First numeric uid of jobs when the worker is root.")
+    drain_on_stop: bool = _setting(False, _flag, "SIGTERM drains a worker; otherwise it detaches and jobs go on.")
+    fetch_schemes: tuple[str, ...] = _setting(("https", "http"), _words, "URL schemes a worker downloads from.")
+    fetch_hosts: tuple[str, ...] = _setting((), _words, "Hosts a worker downloads from (*.example.com); empty: any public one.")
+    fetch_allow_loopback: bool = _setting(False, _flag, "Allow downloads from loopback addresses (one machine only).")
+    fetch_allow_private: bool = _setting(False, _flag, "Allow downloads from private address ranges.")
+    fetch_max_bytes: int = _setting(8 * 2**30, _positive_int, "Largest download.")
+    fetch_timeout_s: float = _setting(600.0, _seconds, "Longest download.")
+    cache_max_bytes: int = _setting(20 * 2**30, _positive_int, "Size of a node's cache of verified binaries.")
+    log_cap_bytes: int = _setting(64 * 2**20, _positive_int, "Output kept of one attempt; the rest is counted and dropped.")
+    log_flush_s: float = _setting(0.1, _seconds, "How often an agent ships new output.")
+    sample_s: float = _setting(5.0, _seconds, "How often an agent samples its jobs' use of resources.")
+
+    # Logging.
+    log_level: str = _setting("info", _one_of("debug", "info", "warning", "error"), "How much a role says.")
+    log_format: str = _setting("text", _one_of("text", "json"), "How a role says it.")
+
+    @property
+    def node(self) -> str:
+        """Name of this node: as set, or the host's."""
+        return self.node_name or socket.gethostname()
+
+    @property
+    def agent_url(self) -> str:
+        """Database login of a node agent."""
+        return self.agent_database_url or self.database_url
+
+
+def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Settings from `environ` (default: the process environment); `overrides` win.
+
+    Raises SettingsError with the variable's name for a value that cannot be used, for a `_FILE` that cannot be read,
+    and for an unknown `CFAB_…` variable, which is nearly always a misspelling.
+    """
+    source = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    known = {"CFAB_" + f.name.upper(): f for f in fields(Settings)}
+    for variable, setting in known.items():
+        text = _read(source, variable)
+        if text is None:
+            continue
+        try:
+            values[setting.name] = setting.metadata["parse"](text)
+        except ValueError as exc:
+            raise SettingsError(f"{variable}={text!r} cannot be used: {exc}") from exc
+    for variable in source:
+        plain = variable.removesuffix("_FILE")
+        if variable.startswith("CFAB_") and plain not in known and not plain.startswith(("CFAB_TEST_", "CFAB_JOB_")):
+            raise SettingsError(f"{variable} is not a setting; `docs/settings.md` lists them all")
+    settings = Settings(**{**values, **overrides})
+    if settings.renew_s * 2 + settings.fence_margin_s >= settings.lease_s:
+        raise SettingsError("CFAB_LEASE_S must exceed twice CFAB_RENEW_S plus CFAB_FENCE_MARGIN_S")
+    return settings
+
+
+def _read(source: Mapping[str, str], variable: str) -> str | None:
+    path = source.get(variable + "_FILE")
+    if path is None:
+        return source.get(variable)
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as exc:
+        raise SettingsError(f"{variable}_FILE={path!r} cannot be read: {exc.strerror}") from exc

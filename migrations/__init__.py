@@ -1,0 +1,1 @@
+"""Alembic migrations, numbered. See README.md here for the rule of expand, then contract."""
