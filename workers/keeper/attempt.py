@@ -1,0 +1,184 @@
+"""One attempt as the keeper holds it: its process, its clocks, its end, and its folder on disk.
+
+Knows nothing of sockets or of the event loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from typing import Any
+
+from workers.keeper.output import Output
+from workers.keeper.spec import Spec
+from workers.sandbox.cgroups import Cgroup
+
+RUNNING = "running"
+ENDING = "ending"
+ENDED = "ended"
+
+# A record has exactly these keys, whoever writes it.
+BLANK_RECORD: dict[str, Any] = {
+    "exit_code": None,
+    "signal": None,
+    "oom": False,
+    "limit_hit": None,
+    "stop_cause": None,
+    "lease_lost": False,
+    "keeper_lost": False,
+    "started_boottime": None,
+    "ended_boottime": None,
+    "started_wall": None,
+    "ended_wall": None,
+    "peak_memory_bytes": None,
+    "cpu_seconds": None,
+    "spool_bytes": 0,
+    "truncated_bytes": 0,
+    "survivors": 0,
+    "spawn_error": None,
+}
+
+
+def boottime() -> float:
+    """Return seconds since boot, suspended time included: the clock of leases and limits."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Attempt:
+    """A started (or finished and not yet forgotten) attempt."""
+
+    __slots__ = (
+        "cgroup", "deadline", "directory", "ending_since", "failure_fd", "gate", "job_pid", "job_pidfd", "kill_sent",
+        "orphan_cpu_seconds", "orphan_peak_bytes", "output", "output_sent_at", "pid", "record", "reported",
+        "spec", "state", "term_sent", "token", "uid", "wait_status",
+    )  # fmt: skip
+
+    def __init__(self, spec: Spec, directory: str, uid: int | None) -> None:
+        """Describe the attempt; nothing is made on disk yet."""
+        self.spec = spec
+        self.directory = directory
+        self.uid = uid
+        self.token = os.urandom(12).hex()
+        self.output = Output(os.path.join(directory, "spool"), spec.log_cap_bytes)
+        self.deadline = spec.deadline
+        self.state = RUNNING
+        self.record = dict(BLANK_RECORD)
+        self.cgroup: Cgroup | None = None
+        self.pid = 0
+        self.job_pid = 0
+        self.failure_fd = -1
+        self.job_pidfd = -1
+        self.gate: int | None = None
+        self.wait_status: int | None = None
+        self.term_sent = False
+        self.kill_sent = False
+        self.ending_since = 0.0
+        self.orphan_cpu_seconds = 0.0
+        self.orphan_peak_bytes = 0
+        self.output_sent_at = 0.0
+        self.reported = 0
+
+    @property
+    def work_dir(self) -> str:
+        """The job's own directory, its working directory."""
+        return os.path.join(self.directory, "work")
+
+    def make_directories(self) -> None:
+        """Make the attempt's folder and work directory, and note what a later keeper needs to clean up."""
+        os.mkdir(self.directory, 0o711)
+        os.mkdir(self.work_dir, 0o700)
+        if self.uid is not None:
+            os.chown(self.work_dir, self.uid, self.uid)
+
+    def remember(self, boot: str) -> int:
+        """Write what finds this attempt's processes again; return the open file for `remember_pid`."""
+        fd = os.open(
+            os.path.join(self.directory, "state.json"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        state = {
+            "token": self.token,
+            "uid": self.uid,
+            "boot_id": boot,
+            "cgroup": self.cgroup.directories() if self.cgroup else [],
+            "identity": self.identity(),
+            "started_boottime": self.record["started_boottime"],
+            "started_wall": self.record["started_wall"],
+        }
+        os.write(fd, json.dumps(state).encode() + b"\n")
+        return fd
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that say which job this is."""
+        return {
+            "attempt_id": self.spec.attempt_id,
+            "job_id": self.spec.job_id,
+            "attempt": self.spec.attempt,
+            "member": self.spec.member,
+        }
+
+    def full_record(self) -> dict[str, Any]:
+        """Return the exit record with the attempt's identity."""
+        return {**self.identity(), **self.record}
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `list` tells about it."""
+        return {
+            **self.identity(),
+            "state": RUNNING if self.state != ENDED else ENDED,
+            "pid": self.job_pid or self.pid,
+            "slot": self.spec.slot,
+            "uid": self.uid,
+            "cgroup": self.cgroup.name if self.cgroup else None,
+            "deadline": self.deadline,
+            "started_boottime": self.record["started_boottime"],
+            "started_wall": self.record["started_wall"],
+            "spool_bytes": self.output.spool_bytes if self.state != ENDED else self.record["spool_bytes"],
+            "record": self.full_record() if self.state == ENDED else None,
+        }
+
+    def close_gate(self) -> None:
+        """Close the keeper's end of the sandbox gate."""
+        if self.gate is not None:
+            os.close(self.gate)
+            self.gate = None
+
+    def close(self) -> None:
+        """Release every descriptor."""
+        self.close_gate()
+        self.output.close()
+        for fd in (self.job_pidfd, self.failure_fd):
+            if fd >= 0:
+                os.close(fd)
+        self.job_pidfd = self.failure_fd = -1
+
+
+def write_record(directory: str, record: dict[str, Any]) -> bool:
+    """Put exit.json in place in one step; False when the disk does not take it now."""
+    path = os.path.join(directory, "exit.json")
+    try:
+        fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            data = json.dumps(record).encode()
+            whole = os.write(fd, data) == len(data)
+        finally:
+            os.close(fd)
+        if whole:
+            os.rename(path + ".new", path)
+            return True
+    except OSError:
+        pass
+    with contextlib.suppress(OSError):
+        os.unlink(path + ".new")
+    return False
+
+
+def read_record(directory: str) -> dict[str, Any] | None:
+    """Return a finished attempt's record; None when there is none or it is not whole."""
+    try:
+        with open(os.path.join(directory, "exit.json"), "rb") as file:
+            record = json.load(file)
+    except (OSError, ValueError):
+        return None
+    return {**BLANK_RECORD, **record} if isinstance(record, dict) else None

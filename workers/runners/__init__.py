@@ -1,0 +1,1 @@
+"""Runners start, stop and report job processes behind one contract (`base.Runner`)."""

@@ -1,0 +1,318 @@
+"""The agent's end of the keeper's socket: starts a keeper when none serves, keeps a connection, delivers events.
+
+Knows the wire and nothing of what specs and records mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workers.runners.base import RunnerError, RunnerUnavailable
+
+log = logging.getLogger(__name__)
+
+KEEPER_SCRIPT = Path(__file__).resolve().parents[1] / "keeper" / "main.py"
+ALREADY_SERVED = 3
+READ_BYTES = 256 * 1024
+START_TIMEOUT_S = 30.0
+RETRY_S = 0.2
+
+Message = dict[str, Any]
+
+
+class CommandFailed(RunnerError):
+    """The keeper understood and declined; `code` is the keeper's."""
+
+    def __init__(self, code: str, message: str) -> None:
+        """Keep both."""
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperOptions:
+    """How to start a keeper where none serves the directory."""
+
+    directory: Path
+    uid_base: int | None = None
+    cgroups: str = "auto"
+    bwrap: str | None = None
+    idle_exit_s: float | None = None
+
+    def command(self) -> list[str]:
+        """Return the command line; isolated mode keeps the process small and deaf to the environment."""
+        argv = [sys.executable, "-I", "-S", str(KEEPER_SCRIPT), "--dir", str(self.directory), "--cgroups", self.cgroups]
+        if self.uid_base is not None:
+            argv += ["--uid-base", str(self.uid_base)]
+        if self.bwrap is not None:
+            argv += ["--bwrap", self.bwrap]
+        if self.idle_exit_s is not None:
+            argv += ["--idle-exit-s", str(self.idle_exit_s)]
+        return argv
+
+
+def start_keeper(options: KeeperOptions) -> None:
+    """Start a keeper that outlives this process; one that serves already is fine. Raises RunnerUnavailable."""
+    options.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    try:
+        done = subprocess.run(
+            options.command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+            timeout=START_TIMEOUT_S, check=False, env={}, start_new_session=True,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise RunnerUnavailable(f"the keeper of {options.directory} did not start: {exc}") from exc
+    if done.returncode not in (0, ALREADY_SERVED):
+        said = done.stderr.decode(errors="replace").strip()
+        raise RunnerUnavailable(f"the keeper of {options.directory} did not start (exit {done.returncode}): {said}")
+
+
+def connect(directory: Path) -> socket.socket:
+    """Connect to the directory's keeper. Raises OSError when none serves."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Through a descriptor: a socket's path is limited to 107 bytes, a data directory's is not.
+        folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            sock.connect(f"/proc/self/fd/{folder}/keeper.sock")
+        finally:
+            os.close(folder)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+class _Waiting:
+    """Replies of one exchange, as they arrive."""
+
+    __slots__ = ("_left", "done", "failed", "replies")
+
+    def __init__(self, count: int) -> None:
+        self.replies: list[Message | None] = [None] * count
+        self._left = count
+        self.done = threading.Event()
+        self.failed = False
+
+    def put(self, index: int, reply: Message) -> None:
+        self.replies[index] = reply
+        self._left -= 1
+        if self._left == 0:
+            self.done.set()
+
+    def fail(self) -> None:
+        self.failed = True
+        self.done.set()
+
+
+class KeeperClient:
+    """A lasting conversation with the keeper of one directory.
+
+    One thread reads: replies go to their callers, events to `on_event`. When the connection breaks it starts a new
+    keeper if need be, reconnects, and calls `on_connected` with the fresh hello, before any later event.
+    """
+
+    def __init__(
+        self,
+        options: KeeperOptions,
+        on_event: Callable[[Message], None],
+        on_connected: Callable[[Message, list[Message]], None],
+    ) -> None:
+        """Connect (starting a keeper when there is none). Raises RunnerUnavailable."""
+        self._options = options
+        self._on_event = on_event
+        self._on_connected = on_connected
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._connected = threading.Condition(self._lock)
+        self._waiting: dict[int, tuple[_Waiting, int]] = {}
+        self._sock: socket.socket | None = None
+        self._closed = False
+        self._last = False
+        self._wake = threading.Event()
+        opened = self._open()
+        self._thread = threading.Thread(target=self._read_forever, args=(opened,), name="keeper-client", daemon=True)
+        self._thread.start()
+        with self._lock:
+            if not self._connected.wait_for(lambda: self._sock is not None, START_TIMEOUT_S):
+                raise RunnerUnavailable(f"the keeper of {options.directory} did not answer its hello")
+
+    def call(self, cmd: str, timeout_s: float = 15.0, **arguments: Any) -> Message:
+        """Send one command and return its reply. Raises CommandFailed or RunnerUnavailable."""
+        reply = self.call_many([{"cmd": cmd, **arguments}], timeout_s)[0]
+        if "error" in reply:
+            raise CommandFailed(str(reply.get("code")), str(reply["error"]))
+        return reply
+
+    def call_many(self, requests: Sequence[Message], timeout_s: float = 15.0) -> list[Message]:
+        """Send commands in one write and return their replies in order, errors as they are.
+
+        Sent again after a reconnect, which is safe: every command of the keeper may be repeated.
+        """
+        give_up_at = time.monotonic() + timeout_s
+        while True:
+            waiting = _Waiting(len(requests))
+            numbers = [next(self._numbers) for _ in requests]
+            lines = b"".join(
+                json.dumps({**request, "id": number}).encode() + b"\n"
+                for request, number in zip(requests, numbers, strict=True)
+            )
+            try:
+                self._send(lines, numbers, waiting, give_up_at)
+                if not waiting.done.wait(max(0.0, give_up_at - time.monotonic())):
+                    raise RunnerUnavailable(
+                        f"the keeper of {self._options.directory} did not answer in {timeout_s:g} s"
+                    )
+            finally:
+                with self._lock:
+                    for number in numbers:
+                        self._waiting.pop(number, None)
+            if not waiting.failed:
+                return [reply for reply in waiting.replies if reply is not None]
+
+    def shut_down(self, *, kill: bool) -> None:
+        """End the keeper, and do not start another. Raises CommandFailed when it is busy and not to kill."""
+        self._last = True
+        try:
+            self.call("shutdown", kill=kill)
+        except CommandFailed:
+            self._last = False
+            raise
+        self._thread.join(START_TIMEOUT_S)
+
+    def close(self) -> None:
+        """Disconnect; the keeper and its jobs go on."""
+        with self._lock:
+            self._closed = True
+            if self._sock is not None:
+                with contextlib.suppress(OSError):
+                    self._sock.shutdown(socket.SHUT_RDWR)
+            self._connected.notify_all()
+        self._wake.set()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def _send(self, lines: bytes, numbers: list[int], waiting: _Waiting, give_up_at: float) -> None:
+        with self._lock:
+            self._connected.wait_for(
+                lambda: self._sock is not None or self._closed, max(0.0, give_up_at - time.monotonic())
+            )
+            if self._sock is None or self._closed:
+                raise RunnerUnavailable(f"no connection to the keeper of {self._options.directory}")
+            for index, number in enumerate(numbers):
+                self._waiting[number] = (waiting, index)
+            try:
+                self._sock.sendall(lines)
+            except OSError:
+                # The reader sees the same break, fails this exchange and reconnects.
+                with contextlib.suppress(OSError):
+                    self._sock.shutdown(socket.SHUT_RDWR)
+
+    # -- the reader's thread -------------------------------------------------------------------------------
+
+    def _open(self) -> socket.socket:
+        try:
+            return connect(self._options.directory)
+        except OSError:
+            start_keeper(self._options)
+        try:
+            return connect(self._options.directory)
+        except OSError as exc:
+            raise RunnerUnavailable(f"the keeper of {self._options.directory} does not listen: {exc}") from exc
+
+    def _read_forever(self, sock: socket.socket | None) -> None:
+        while not self._closed and not (self._last and sock is None):
+            if sock is None:
+                try:
+                    sock = self._open()
+                except RunnerUnavailable as exc:
+                    log.warning("%s; trying again", exc)
+                    self._wake.wait(RETRY_S)
+                    continue
+            try:
+                self._converse(sock)
+            except OSError as exc:
+                log.info("connection to the keeper of %s broke: %s", self._options.directory, exc)
+            finally:
+                self._disconnected(sock)
+            sock = None
+
+    def _converse(self, sock: socket.socket) -> None:
+        stream = _Lines(sock)
+        sock.sendall(b'{"cmd": "hello", "id": 0}\n{"cmd": "list", "id": 0}\n')
+        hello, early = stream.reply()
+        listing, later = stream.reply()
+        with self._lock:
+            self._sock = sock
+            self._connected.notify_all()
+        self._deliver(lambda: self._on_connected(hello, listing["attempts"]))
+        for message in [*early, *later]:
+            self._dispatch(message)
+        for message in stream:
+            self._dispatch(message)
+
+    def _dispatch(self, message: Message) -> None:
+        if "event" in message:
+            self._deliver(lambda: self._on_event(message))
+            return
+        with self._lock:
+            entry = self._waiting.pop(message["id"], None)
+        if entry is not None:
+            entry[0].put(entry[1], message)
+
+    def _deliver(self, deliver: Callable[[], None]) -> None:
+        try:
+            deliver()
+        except Exception:
+            log.exception("a callback for keeper events failed")
+
+    def _disconnected(self, sock: socket.socket) -> None:
+        with self._lock:
+            self._sock = None
+            broken = {id(entry[0]): entry[0] for entry in self._waiting.values()}
+            self._waiting.clear()
+            sock.close()
+        for waiting in broken.values():
+            waiting.fail()
+
+
+class _Lines:
+    """Messages from a socket, one JSON object a line."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._rest = b""
+        self._messages: list[Message] = []
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> Message:
+        while not self._messages:
+            data = self._sock.recv(READ_BYTES)
+            if not data:
+                raise StopIteration
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            self._messages = [json.loads(line) for line in reversed(lines)]
+        return self._messages.pop()
+
+    def reply(self) -> tuple[Message, list[Message]]:
+        """Return the next reply, and the events that came before it."""
+        events: list[Message] = []
+        for message in self:
+            if "event" not in message:
+                return message, events
+            events.append(message)
+        raise ConnectionResetError("closed before the hello was answered")

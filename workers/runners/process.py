@@ -1,0 +1,223 @@
+"""Runs jobs as processes under the keeper: the contract of `base.Runner` over the keeper's socket."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from workers.keeper.spec import BadSpec, parse_spec
+from workers.runners.base import (
+    Callback,
+    Cancelled,
+    Event,
+    Exited,
+    ExitRecord,
+    Held,
+    Output,
+    PrepareCancelled,
+    RunnerError,
+    RunSpec,
+    Sample,
+    Started,
+    StartRefused,
+)
+from workers.runners.keeper_client import CommandFailed, KeeperClient, KeeperOptions
+from workers.runners.process_samples import Running, measure
+from workers.sandbox.cgroups import layer_from
+
+log = logging.getLogger(__name__)
+
+Fetch = Callable[[RunSpec, Cancelled], RunSpec]
+
+
+class ProcessRunner:
+    """Starts, stops and reports processes; they outlive it, and a new one finds them again with `attach`."""
+
+    def __init__(self, options: KeeperOptions, fetch: Fetch | None = None) -> None:
+        """Connect to the directory's keeper, starting one when there is none.
+
+        `fetch` brings an attempt's artifact in `prepare`. Raises RunnerUnavailable, and RunnerError when jobs of
+        their own users could not reach the directory.
+        """
+        self._directory = Path(os.path.realpath(options.directory))
+        if options.uid_base is not None:
+            check_reachable(self._directory)
+        self._fetch = fetch
+        self._callbacks: list[Callback] = []
+        self._lock = threading.Lock()
+        self._running: dict[str, Running] = {}
+        self._hello: dict[str, Any] = {}
+        self._client = KeeperClient(options, self._on_event, self._on_connected)
+
+    @property
+    def hello(self) -> Mapping[str, Any]:
+        """The keeper's answer to the last hello: version, pids, what it confines with."""
+        return self._hello
+
+    def prepare(self, spec: RunSpec, cancelled: Cancelled) -> RunSpec:
+        """Check the spec and fetch its artifact."""
+        if cancelled():
+            raise PrepareCancelled(f"attempt {spec.attempt_id} is no longer wanted")
+        try:
+            parse_spec(spec.to_wire())
+        except BadSpec as exc:
+            raise RunnerError(f"attempt {spec.attempt_id}: {exc}") from exc
+        return self._fetch(spec, cancelled) if self._fetch is not None else spec
+
+    def subscribe(self, callback: Callback) -> None:
+        """Deliver every later event to `callback`, from the reading thread."""
+        with self._lock:
+            self._callbacks.append(callback)
+
+    def attach(self) -> list[Held]:
+        """Return everything the keeper holds."""
+        return [_held(entry) for entry in self._client.call("list")["attempts"]]
+
+    def start(self, spec: RunSpec) -> bool:
+        """Start one attempt."""
+        answer = self.start_many([spec])[0]
+        if isinstance(answer, StartRefused):
+            raise answer
+        return answer
+
+    def start_many(self, specs: Sequence[RunSpec]) -> list[bool | StartRefused]:
+        """Start several attempts in one exchange."""
+        if not specs:
+            return []
+        replies = self._client.call_many([{"cmd": "start", "spec": spec.to_wire()} for spec in specs])
+        return [
+            StartRefused(str(reply.get("code")), str(reply["error"])) if "error" in reply else not reply["existing"]
+            for reply in replies
+        ]
+
+    def stop(self, attempt_id: str, grace_s: float, cause: str) -> None:
+        """SIGTERM, and SIGKILL after the grace."""
+        self._signal("stop", attempt_id=attempt_id, grace_s=grace_s, cause=cause)
+
+    def kill(self, attempt_id: str, cause: str) -> None:
+        """SIGKILL everything of the attempt."""
+        self._signal("kill", attempt_id=attempt_id, cause=cause)
+
+    def extend(self, deadlines: Mapping[str, float]) -> list[str]:
+        """Move deadlines forward; return the attempts that are not running here."""
+        if not deadlines:
+            return []
+        return [str(name) for name in self._client.call("extend", deadlines=dict(deadlines))["unknown"]]
+
+    def forget(self, attempt_ids: Iterable[str]) -> None:
+        """Remove ended attempts and their files."""
+        names = list(attempt_ids)
+        if names:
+            self._client.call("forget", attempt_ids=names)
+
+    def spool_path(self, attempt_id: str) -> str:
+        """Return the attempt's spool file."""
+        return str(self._directory / "attempts" / attempt_id / "spool")
+
+    def work_dir(self, attempt_id: str) -> str:
+        """Return the attempt's working directory."""
+        return str(self._directory / "attempts" / attempt_id / "work")
+
+    def samples(self) -> list[Sample]:
+        """Measure the running attempts, from their control groups or from /proc."""
+        with self._lock:
+            running = list(self._running.values())
+        described = self._hello.get("cgroups")
+        return measure(running, layer_from(described) if described else None)
+
+    def shutdown_keeper(self, *, kill: bool) -> None:
+        """End the keeper itself, for tests and for taking a node out of service. Raises RunnerError when busy."""
+        self._client.shut_down(kill=kill)
+
+    def close(self) -> None:
+        """Disconnect; jobs go on under the keeper."""
+        self._client.close()
+
+    def _signal(self, cmd: str, **arguments: Any) -> None:
+        try:
+            self._client.call(cmd, **arguments)
+        except CommandFailed as exc:
+            if exc.code != "unknown":
+                raise
+
+    # -- events, in the client's reading thread ------------------------------------------------------------
+
+    def _on_connected(self, hello: dict[str, Any], attempts: list[dict[str, Any]]) -> None:
+        self._hello = hello
+        self._resync(attempts)
+
+    def _resync(self, attempts: list[dict[str, Any]]) -> None:
+        """Tell of every end again: whoever listens may have missed it."""
+        with self._lock:
+            self._running = {
+                entry["attempt_id"]: Running(entry["attempt_id"], entry["pid"], entry["uid"], entry["cgroup"])
+                for entry in attempts
+                if entry["state"] == "running"
+            }
+        for entry in attempts:
+            if entry["record"] is not None:
+                self._publish(Exited(entry["attempt_id"], ExitRecord.from_wire(entry["record"])))
+
+    def _on_event(self, message: dict[str, Any]) -> None:
+        kind, attempt_id = message["event"], message.get("attempt_id", "")
+        if kind == "output":
+            self._publish(Output(attempt_id, message["size"]))
+        elif kind == "started":
+            with self._lock:
+                self._running[attempt_id] = Running(attempt_id, message["pid"], message["uid"], message["cgroup"])
+            self._publish(
+                Started(attempt_id, message["pid"], message["started_boottime"], message["started_wall"])
+            )
+        elif kind == "exited":
+            with self._lock:
+                self._running.pop(attempt_id, None)
+            self._publish(Exited(attempt_id, ExitRecord.from_wire(message["record"])))
+        elif kind == "resync":
+            # Asked from another thread: this one has to read the answer.
+            threading.Thread(target=self._resync_after_lag, name="keeper-resync", daemon=True).start()
+
+    def _resync_after_lag(self) -> None:
+        try:
+            self._resync(self._client.call("list")["attempts"])
+        except RunnerError as exc:
+            log.warning("could not ask the keeper for its state: %s; the next connection will", exc)
+
+    def _publish(self, event: Event) -> None:
+        with self._lock:
+            callbacks = list(self._callbacks)
+        for callback in callbacks:
+            try:
+                callback(event)
+            except Exception:
+                log.exception("a subscriber failed on %r", event)
+
+
+def check_reachable(directory: Path) -> None:
+    """Raise RunnerError when other users cannot get through to `directory`: jobs run as users of their own."""
+    for folder in (directory, *directory.parents):
+        if folder.exists() and not folder.stat().st_mode & 0o001:
+            raise RunnerError(
+                f"jobs run as users of their own and cannot reach {directory}: others may not enter {folder}; "
+                f"run `chmod o+x {folder}`, choose another data directory, or run jobs as this user"
+            )
+
+
+def _held(entry: dict[str, Any]) -> Held:
+    return Held(
+        attempt_id=entry["attempt_id"],
+        job_id=entry["job_id"],
+        attempt=entry["attempt"],
+        member=entry["member"],
+        slot=entry["slot"],
+        running=entry["state"] == "running",
+        pid=entry["pid"],
+        deadline=entry["deadline"],
+        started_boottime=entry["started_boottime"],
+        started_wall=entry["started_wall"],
+        spool_bytes=entry["spool_bytes"],
+        record=ExitRecord.from_wire(entry["record"]) if entry["record"] else None,
+    )
