@@ -80,6 +80,17 @@ class ArtifactCache:
             progress(held.size, held.size)
         return held
 
+    def cached(self, url: str, sha256: str) -> Artifact | None:
+        """Return the program if it is here already, held like `fetch` does, and None if it must be downloaded.
+
+        Raises InvalidDigest and UrlRefused as `fetch` does; never waits for a network.
+        """
+        digest = sha256.lower()
+        if not _DIGEST.fullmatch(digest):
+            raise InvalidDigest(f"the SHA-256 is {sha256[:80]!r}; it must be 64 hexadecimal digits")
+        parse_target(url, self._policy)
+        return self._store.hold(digest)
+
     def close(self) -> None:
         """End the downloads under way and refuse new ones; what is held stays usable. Safe to repeat."""
         with self._lock:
