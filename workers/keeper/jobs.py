@@ -15,7 +15,14 @@ from collections.abc import Callable
 from typing import Any
 
 from workers.keeper import processes
-from workers.keeper.attempt import ENDED, ENDING, RUNNING, Attempt, boottime, write_record
+from workers.keeper.attempt import (
+    ENDED,
+    ENDING,
+    RUNNING,
+    Attempt,
+    boottime,
+    write_record,
+)
 from workers.keeper.gate import GATE_SCRIPT, Folded, exit_from_pidfd, find_sandboxed
 from workers.keeper.launch import Birth, Launcher, failure, missing_program
 from workers.keeper.loop import RANK_GATE, RANK_OUTPUT, Poller, Timers

@@ -12,7 +12,13 @@ import time
 from typing import Any, NamedTuple
 
 from workers.keeper import processes
-from workers.keeper.attempt import BLANK_RECORD, Attempt, boottime, read_record, write_record
+from workers.keeper.attempt import (
+    BLANK_RECORD,
+    Attempt,
+    boottime,
+    read_record,
+    write_record,
+)
 from workers.keeper.spec import Spec
 
 PATIENCE_S = 10.0

@@ -115,6 +115,9 @@ class Service:
             if now >= next_tick:
                 next_tick = now + TICK_S
                 self._tick(now)
+        self._jobs.tidy()
+        if self._config.layer is not None:
+            self._config.layer.close()
         self._send_all()
 
     def _tick(self, now: float) -> None:

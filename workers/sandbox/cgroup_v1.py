@@ -11,7 +11,15 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
-from workers.sandbox.cgroups import Limits, Mount, Usage, read_number, read_pairs, read_text, write_text
+from workers.sandbox.cgroups import (
+    Limits,
+    Mount,
+    Usage,
+    read_number,
+    read_pairs,
+    read_text,
+    write_text,
+)
 
 CPU_PERIOD_US = 100_000
 # Memory and pids are what a job must not exceed; the others are taken where they exist.
@@ -110,7 +118,7 @@ class V1Layer:
         group = V1Cgroup(name, paths)
         try:
             for path in group.directories():
-                os.mkdir(path)
+                os.makedirs(path)
             if limits.memory_bytes is not None:
                 write_text(f"{paths['memory']}/memory.limit_in_bytes", str(limits.memory_bytes))
                 swap = f"{paths['memory']}/memory.memsw.limit_in_bytes"
@@ -134,6 +142,12 @@ class V1Layer:
     def describe(self) -> dict[str, Any]:
         """Return the layer's kind and directories."""
         return {"kind": self.kind, "roots": self._roots}
+
+    def close(self) -> None:
+        """Remove the layer's own directories where nothing is left below them."""
+        for root in set(self._roots.values()):
+            with contextlib.suppress(OSError):
+                os.rmdir(root)
 
 
 def find_v1(base: str, mounts: list[Mount]) -> V1Layer | None:

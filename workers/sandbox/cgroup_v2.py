@@ -8,7 +8,15 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
-from workers.sandbox.cgroups import Limits, Mount, Usage, read_number, read_pairs, read_text, write_text
+from workers.sandbox.cgroups import (
+    Limits,
+    Mount,
+    Usage,
+    read_number,
+    read_pairs,
+    read_text,
+    write_text,
+)
 
 CPU_PERIOD_US = 100_000
 # Processes that were in the parent move here: a group with controllers below it may hold no processes.
@@ -91,7 +99,13 @@ class V2Layer:
     def create(self, name: str, limits: Limits) -> V2Cgroup:
         """Make the group; a limit the kernel refuses removes it again and raises OSError."""
         path = f"{self._root}/{name}"
-        os.mkdir(path)
+        try:
+            os.mkdir(path)
+        except FileNotFoundError:
+            # Somebody tidied the empty layer away; it is made again with its controllers.
+            os.makedirs(self._root)
+            _enable(self._root)
+            os.mkdir(path)
         try:
             if limits.memory_bytes is not None:
                 write_text(f"{path}/memory.max", str(limits.memory_bytes))
@@ -115,6 +129,11 @@ class V2Layer:
     def describe(self) -> dict[str, Any]:
         """Return the layer's kind and directory."""
         return {"kind": self.kind, "root": self._root}
+
+    def close(self) -> None:
+        """Remove the layer's own directory where nothing is left below it."""
+        with contextlib.suppress(OSError):
+            os.rmdir(self._root)
 
 
 def _enable(folder: str) -> bool:

@@ -65,6 +65,9 @@ class CgroupLayer(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return what `layer_from` makes this layer from again, in another process."""
 
+    def close(self) -> None:
+        """Remove the layer's own directories where nothing is left below them."""
+
 
 def read_text(path: str) -> str:
     """Return a control file's text, empty when the group is gone or lacks the file."""

@@ -1,0 +1,89 @@
+"""The modes a runner is tried in, each where this host offers it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.lab import Lab, Mode
+from workers.sandbox.detect import detect
+
+FAKE = Mode("fake", fake=True)
+PLAIN = Mode("plain")
+SLOT_USERS = Mode("slot-users", uid_base=200_000)
+CGROUPS = Mode("cgroups", cgroups="auto")
+SANDBOX = Mode("sandbox", cgroups="auto", bwrap="bwrap")
+SANDBOX_ALONE = Mode("sandbox-without-cgroups", bwrap="bwrap")
+PROCESS_MODES = (PLAIN, SLOT_USERS, CGROUPS, SANDBOX, SANDBOX_ALONE)
+
+
+def _missing(reason: str) -> None:
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI must test this: {reason}")
+    pytest.skip(reason)
+
+
+def available(mode: Mode) -> Mode:
+    """Return the mode completed for this host; skip the test (fail it in CI) where the host lacks it."""
+    root = os.geteuid() == 0
+    if mode.uid_base is not None and not root:
+        _missing("jobs get users of their own only when the tests run as root")
+    plan = detect("preferred" if mode.bwrap else "off")
+    if mode.cgroups == "auto" and plan.cgroups is None:
+        _missing("no writable control groups (run as root, or with Delegate=yes)")
+    if mode.bwrap and plan.bwrap is None:
+        _missing("; ".join(plan.warnings))
+    sandbox_uid = 200_000 if root else None
+    return Mode(mode.name, mode.fake, sandbox_uid if mode.bwrap else mode.uid_base, mode.cgroups, plan.bwrap)
+
+
+@pytest.fixture
+def node_directory() -> Iterator[Path]:
+    """A directory that other users can pass through, unlike pytest's own."""
+    path = Path(tempfile.mkdtemp(prefix="cfab-test-", dir="/tmp"))
+    path.chmod(0o711)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _lab(mode: Mode, directory: Path) -> Iterator[Lab]:
+    lab = Lab(mode if mode.fake else available(mode), directory)
+    try:
+        yield lab
+    finally:
+        lab.close()
+
+
+@pytest.fixture(params=(FAKE, *PROCESS_MODES), ids=lambda mode: mode.name)
+def lab(request: pytest.FixtureRequest, node_directory: Path) -> Iterator[Lab]:
+    """Every runner, in every mode."""
+    yield from _lab(request.param, node_directory)
+
+
+@pytest.fixture(params=PROCESS_MODES, ids=lambda mode: mode.name)
+def keeper_lab(request: pytest.FixtureRequest, node_directory: Path) -> Iterator[Lab]:
+    """Real processes, in every mode."""
+    yield from _lab(request.param, node_directory)
+
+
+@pytest.fixture
+def plain_lab(node_directory: Path) -> Iterator[Lab]:
+    """Real processes without any confinement."""
+    yield from _lab(PLAIN, node_directory)
+
+
+@pytest.fixture
+def cgroup_lab(node_directory: Path) -> Iterator[Lab]:
+    """Real processes in control groups."""
+    yield from _lab(CGROUPS, node_directory)
+
+
+@pytest.fixture
+def sandbox_lab(node_directory: Path) -> Iterator[Lab]:
+    """Real processes under bubblewrap."""
+    yield from _lab(SANDBOX, node_directory)
