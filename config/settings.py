@@ -85,6 +85,9 @@ class Settings:
     metrics_open: bool = _setting(False, _flag, "Serve Prometheus text without a token.")
     max_body_bytes: int = _setting(16 * 2**20, _positive_int, "Largest request body.")
 
+    # Command line.
+    server_url: str = _setting("http://127.0.0.1:8080", str, "The fabric that `cfab submit`, `ps`, `logs`, … talk to.")
+
     # Scheduling.
     lease_s: float = _setting(60.0, _seconds, "How long an allocation is held without a renewal.")
     renew_s: float = _setting(5.0, _seconds, "How often an agent renews its leases.")
@@ -123,6 +126,8 @@ class Settings:
     log_flush_s: float = _setting(0.1, _seconds, "How often an agent ships new output.")
     sample_s: float = _setting(5.0, _seconds, "How often an agent samples its jobs' use of resources.")
 
+    faults: str = _setting("", str, "Database faults on purpose, for tests only: claim:after:0.05,finish:before:0.02.")
+
     # Logging.
     log_level: str = _setting("info", _one_of("debug", "info", "warning", "error"), "How much a role says.")
     log_format: str = _setting("text", _one_of("text", "json"), "How a role says it.")
@@ -157,7 +162,8 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) ->
             raise SettingsError(f"{variable}={text!r} cannot be used: {exc}") from exc
     for variable in source:
         plain = variable.removesuffix("_FILE")
-        if variable.startswith("CFAB_") and plain not in known and not plain.startswith(("CFAB_TEST_", "CFAB_JOB_")):
+        theirs = plain.startswith(("CFAB_TEST_", "CFAB_JOB_", "CFAB_ATTEMPT"))
+        if variable.startswith("CFAB_") and plain not in known and not theirs:
             raise SettingsError(f"{variable} is not a setting; `docs/settings.md` lists them all")
     settings = Settings(**{**values, **overrides})
     if settings.renew_s * 2 + settings.fence_margin_s >= settings.lease_s:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
 from app.domain.errors import NotFound, StaleIncarnation
 from app.domain.resources import Gpu
 from app.domain.states import StopCause
-from app.storage import leases
+from app.storage import attempts, leases, logs
 from app.storage import nodes as stored
 from app.storage.database import Database
 
@@ -124,3 +125,25 @@ def list_leases(db: Database, node_id: str) -> Mapping[UUID, Any]:
     """What the database says a node holds, by attempt id (a fresh agent compares it with its keeper)."""
     with db.transaction("renew") as tx:
         return {row.attempt_id: row for row in leases.held_by(tx, node_id)}
+
+
+@dataclass(frozen=True)
+class AttemptInfo:
+    """What a fresh agent needs to know of an attempt it finds running."""
+
+    type: str
+    tenant_id: UUID
+    runner: str
+    log_day: date
+    claimed_at: datetime
+    stored: int
+
+
+def describe_attempts(db: Database, attempt_ids: Sequence[UUID]) -> dict[UUID, AttemptInfo]:
+    """Type, tenant and runner of attempts, and up to which position their output is stored."""
+    with db.transaction("renew") as tx:
+        stored_to = logs.chunk_end(tx, attempt_ids)
+        return {
+            row.id: AttemptInfo(row.type, row.tenant_id, row.runner, row.log_day, row.claimed_at, stored_to[row.id])
+            for row in attempts.describe(tx, attempt_ids)
+        }

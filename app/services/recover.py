@@ -157,6 +157,18 @@ def check_usage(db: Database) -> list[dict[str, Any]]:
         return [dict(row._mapping) for row in nodes.usage_drift(tx)]
 
 
+def audit(db: Database) -> Pass:
+    """Compares usage with live allocations; a difference is an alert, never silently mended."""
+
+    def work(tx: Tx, done: Pass) -> None:
+        done.detail["alerts"] = [
+            f"usage of tenant {row.tenant_id} on {row.node_id}: {row.counted_jobs} counted, {row.held_jobs} held"
+            for row in nodes.usage_drift(tx)
+        ]
+
+    return _task(db, "audit", work)
+
+
 def retain(db: Database, settings: Settings, ahead: int = 14) -> Pass:
     """Makes the coming days' partitions, drops what is older than its retention, in bounded steps."""
 
@@ -173,3 +185,9 @@ def seconds_since(db: Database, name: str) -> float | None:
     """How long ago task `name` last ran anywhere; None when never."""
     with db.transaction("read") as tx:
         return upkeep.since_run(tx, name)
+
+
+def task_ages(db: Database) -> dict[str, float]:
+    """For each task that ever ran: how many seconds ago."""
+    with db.transaction("read") as tx:
+        return {run.name: run.age_s for run in upkeep.task_runs(tx)}

@@ -87,6 +87,12 @@ def append_output(db: Database, chunks: Sequence[Chunk]) -> None:
         logs.insert_chunks(tx, [vars(chunk) for chunk in chunks])
 
 
+def store_samples(db: Database, samples: Sequence[Mapping[str, Any]]) -> None:
+    """Stores samples (attempt_id, at, cpu_cores, memory_bytes). A repeat changes nothing."""
+    with db.transaction("samples") as tx:
+        logs.insert_samples(tx, samples)
+
+
 def finish(db: Database, ends: Sequence[Finished]) -> FinishResult:
     """Ends attempts and moves their jobs on: output first, then the terminal state, in one transaction.
 

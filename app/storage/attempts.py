@@ -104,3 +104,12 @@ def mark_started(tx: Tx, starts: Sequence[Mapping[str, Any]]) -> set[UUID]:
         params,
     )
     return {row[0] for row in rows}
+
+
+def describe(tx: Tx, attempt_ids: Sequence[UUID]) -> Sequence[Row]:
+    """Attempts with their job's type, tenant and runner."""
+    return tx.rows(
+        """SELECT a.id, a.log_day, a.claimed_at, j.type, j.tenant_id, s.runner FROM attempt a
+        JOIN job j ON j.id = a.job_id JOIN job_spec s ON s.job_id = j.id WHERE a.id = ANY(%(ids)s)""",
+        {"ids": list(attempt_ids)},
+    )

@@ -1,0 +1,138 @@
+"""The only sender of messages. A bell says "look into PostgreSQL"; losing, doubling or delaying it costs only time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import redis
+from celery import Celery
+
+from app.domain.priority import PriorityClass
+from config.celery import celery_config, node_queue
+from config.settings import Settings, load_settings
+
+log = logging.getLogger(__name__)
+
+BELL, WAKE = "cfab.bell", "cfab.wake"
+BELL_LIFE_S = 30
+QUEUE_CAP = 64
+"""Bells that may wait in one queue; more would say nothing new."""
+BURST = 16
+
+_listeners: dict[str, list[Callable[[], None]]] = {BELL: [], WAKE: []}
+
+
+def make_celery(settings: Settings) -> Celery:
+    """The Celery application of every role, with the two bell tasks."""
+    app = Celery("cfab", set_as_current=True)
+    app.conf.update(celery_config(settings))
+    for name in (BELL, WAKE):
+        _add_bell(app, name)
+    return app
+
+
+def _add_bell(app: Celery, name: str) -> None:
+    @app.task(name=name, ignore_result=True, acks_late=False, max_retries=0, send_events=False)  # type: ignore[untyped-decorator]
+    def bell(*_hint: Any) -> None:
+        for listener in _listeners[name]:
+            listener()
+
+
+def listen(name: str, listener: Callable[[], None]) -> None:
+    """Calls `listener` in this process whenever bell `name` arrives; it must return at once."""
+    _listeners[name].append(listener)
+
+
+def __getattr__(name: str) -> Celery:
+    # `celery -A app.bells …` (Flower, inspect) finds the application here; importing this module reads no environment.
+    if name in {"celery", "app"}:
+        return make_celery(load_settings())
+    raise AttributeError(name)
+
+
+class Ringer:
+    """Rings bells from one background thread of this process: never slows, never fails its caller.
+
+    What it cannot send it drops: every poll and every sweep finds the job all the same. The thread starts with the first
+    ring, so a process may fork before.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._condition = threading.Condition()
+        self._rings: Counter[str] = Counter()
+        self._wakes: set[str] = set()
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+        self._closed = False
+        self.dropped = 0
+
+    def ring(self, priority_class: PriorityClass, count: int = 1) -> None:
+        """A job of this class may be claimed. Call it after the commit."""
+        self._hand_over(lambda: self._rings.update({priority_class.word: count}))
+
+    def ring_all(self, classes: Iterable[PriorityClass]) -> None:
+        """Rings once for each class."""
+        for priority_class in classes:
+            self.ring(priority_class)
+
+    def wake_node(self, node: str) -> None:
+        """This node should ask at once what it must stop."""
+        self._hand_over(lambda: self._wakes.add(node) if len(self._wakes) < 1000 else None)
+
+    def close(self) -> None:
+        """Ends the thread; what has not been sent is dropped."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+        if self._thread is not None and self._pid == os.getpid():
+            self._thread.join(timeout=3)
+
+    def _hand_over(self, put: Callable[[], object]) -> None:
+        if not self._settings.broker_url:
+            return
+        with self._condition:
+            if self._thread is None or self._pid != os.getpid():
+                self._pid = os.getpid()
+                self._thread = threading.Thread(target=self._run, name="ringer", daemon=True)
+                self._thread.start()
+            put()
+            self._condition.notify()
+
+    def _run(self) -> None:
+        app = make_celery(self._settings)
+        lengths = redis.Redis.from_url(self._settings.broker_url, socket_timeout=2, socket_connect_timeout=1)
+        while True:
+            with self._condition:
+                while not (self._rings or self._wakes or self._closed):
+                    self._condition.wait()
+                if self._closed:
+                    return
+                rings, self._rings = self._rings, Counter()
+                wakes, self._wakes = self._wakes, set()
+            try:
+                self._send(app, lengths, rings, wakes)
+            except Exception as exc:
+                self.dropped += sum(rings.values()) + len(wakes)
+                log.warning("bells dropped, agents will find the jobs by polling: %s", exc)
+                # A dead broker must not be asked for every single job.
+                time.sleep(0.5)
+
+    def _send(self, app: Celery, lengths: redis.Redis, rings: Counter[str], wakes: set[str]) -> None:
+        with app.producer_pool.acquire(block=True, timeout=2) as producer:
+            for queue, count in rings.items():
+                room = QUEUE_CAP - int(lengths.llen(queue)) if count > 1 else 1  # type: ignore[arg-type]
+                for _ in range(max(0, min(count, BURST, room))):
+                    self._publish(app, producer, BELL, queue)
+            for node in wakes:
+                self._publish(app, producer, WAKE, node_queue(node))
+
+    @staticmethod
+    def _publish(app: Celery, producer: Any, name: str, queue: str) -> None:
+        app.send_task(name, queue=queue, producer=producer, expires=BELL_LIFE_S, retry=False, ignore_result=True)

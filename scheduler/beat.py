@@ -1,0 +1,49 @@
+"""Celery beat and the worker that runs its tasks, in one child process that may die at any time."""
+
+from __future__ import annotations
+
+from celery import Celery
+from celery.beat import Scheduler
+
+from app.bells import Ringer, make_celery
+from app.storage.database import Database
+from config.celery import SCHEDULER_QUEUE
+from config.logs import set_up_logging
+from config.settings import Settings
+from scheduler.tasks import Task, make_tasks, perform
+
+
+def make_beat(settings: Settings) -> Celery:
+    """A Celery application whose beat sends the scheduler's tasks; each expires before its next."""
+    app = make_celery(settings)
+    db = Database(settings.database_url, pool_size=2, application_name="cfab-scheduler-beat")
+    ringer = Ringer(settings)
+    schedule = {}
+    for task in make_tasks(db, settings).values():
+        _add(app, task, ringer)
+        schedule[task.name] = {
+            "task": f"scheduler.{task.name}",
+            "schedule": task.every_s,
+            "options": {"queue": SCHEDULER_QUEUE, "expires": max(1.0, task.every_s), "retry": False},
+        }
+    app.conf.beat_schedule = schedule
+    app.conf.beat_scheduler = Scheduler
+    app.conf.beat_max_loop_interval = 1
+    return app
+
+
+def _add(app: Celery, task: Task, ringer: Ringer) -> None:
+    @app.task(name=f"scheduler.{task.name}", ignore_result=True, send_events=False)  # type: ignore[untyped-decorator]
+    def run() -> None:
+        perform(task, ringer)
+
+
+def run_beat(settings: Settings) -> None:
+    """Runs until it is told to end."""
+    set_up_logging(settings)
+    make_beat(settings).worker_main(
+        [
+            "worker", "--beat", "--pool", "solo", "--queues", SCHEDULER_QUEUE, "--hostname", "scheduler@%h",
+            "--without-mingle", "--without-gossip", "--without-heartbeat", "--loglevel", settings.log_level,
+        ]
+    )  # fmt: skip

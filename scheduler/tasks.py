@@ -1,0 +1,52 @@
+"""The scheduler's tasks by name, each short, idempotent and locked in the database; and how often they run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from app.bells import Ringer
+from app.services import recover
+from app.services.recover import Pass
+from app.storage.database import Database
+from config.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One beat task: every how many seconds it runs, and what it does."""
+
+    name: str
+    every_s: float
+    run: Callable[[], Pass]
+
+
+def make_tasks(db: Database, settings: Settings) -> dict[str, Task]:
+    """All tasks of the scheduler."""
+    tick = settings.tick_s
+    return {
+        task.name: task
+        for task in (
+            Task("reap", tick, lambda: recover.reap(db, settings)),
+            Task("promote", tick, lambda: recover.promote(db)),
+            Task("sweep", tick, lambda: recover.sweep(db)),
+            Task("stats", 2 * tick, lambda: recover.fold_stats(db)),
+            Task("audit", 60.0, lambda: recover.audit(db)),
+            Task("retain", 3600.0, lambda: recover.retain(db, settings)),
+        )
+    }
+
+
+def perform(task: Task, ringer: Ringer) -> Pass:
+    """Runs a task and rings for what became ready. Another run of it at the same time makes this one do nothing."""
+    done = task.run()
+    if done.ran:
+        ringer.ring_all(done.ready)
+        for problem in done.detail.get("alerts", ()):
+            log.error("%s: %s", task.name, problem)
+        if done.detail.get("waits"):
+            log.warning("%s waits: %s", task.name, done.detail["waits"])
+    return done

@@ -1,0 +1,128 @@
+"""The claiming loop: on a bell, a freed slot, or a jittered poll, claim until nothing fits, and launch."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+
+from app.domain.errors import FabricError, StaleIncarnation
+from app.domain.job import Assignment
+from app.services.claim import Claimer as Who
+from app.services.claim import claim
+from app.storage.database import Database
+from config.settings import Settings
+from workers.agent.registry import Registry
+
+log = logging.getLogger(__name__)
+
+BATCH = 64
+GATHER_S = 0.006
+"""How long a claim for freed slots waits for more of them: one claim for many costs little more than for one."""
+
+
+def boottime() -> float:
+    """Seconds of CLOCK_BOOTTIME: monotonic, and it goes on while the host sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class ClaimLoop:
+    """Claims for one node in one thread. `launch` gets each batch with its lease's deadline."""
+
+    def __init__(
+        self,
+        db: Database,
+        settings: Settings,
+        who: Who,
+        registry: Registry,
+        launch: Callable[[list[Assignment], float], None],
+        uncertain: Callable[[], None],
+        stale: Callable[[], None],
+        last_resort: Callable[[], None],
+    ) -> None:
+        self._db = db
+        self._settings = settings
+        self.who = who
+        self._registry = registry
+        self._launch = launch
+        self._uncertain = uncertain
+        self._stale = stale
+        self._last_resort = last_resort
+        self._bell = threading.Event()
+        self._stopped = threading.Event()
+        self._hungry = True
+        self._gather = False
+        self.draining = False
+        self.claims_begun = 0
+        self.claims_ended = 0
+        self._thread = threading.Thread(target=self._run, name="claimer", daemon=True)
+
+    def start(self) -> None:
+        """Begins to claim."""
+        self._thread.start()
+
+    def ring(self) -> None:
+        """There may be work. Returns at once; may be called from anywhere."""
+        self._hungry = True
+        self._gather = False
+        self._bell.set()
+
+    def slot_freed(self) -> None:
+        """A slot is free again: worth a claim when the last one was filled to the brim."""
+        if self._hungry:
+            self._gather = True
+            self._bell.set()
+
+    def stop(self) -> None:
+        """Ends the loop; a claim under way is completed."""
+        self._stopped.set()
+        self._bell.set()
+        self._thread.join(timeout=30)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            rang = self._bell.wait(self._settings.poll_s * random.uniform(0.7, 1.3))
+            # Clear first, claim after: a bell during the claim leads to one more round, never to a lost job.
+            self._bell.clear()
+            if self._stopped.is_set():
+                return
+            if self._gather and self._registry.free_slots < self._registry.slots // 2:
+                self._stopped.wait(GATHER_S)
+            self._gather = False
+            if not rang:
+                self._hungry = True
+                self._last_resort()
+            try:
+                while not self._stopped.is_set() and self._round():
+                    pass
+            except StaleIncarnation:
+                self._stale()
+                return
+            except FabricError as exc:
+                log.warning("claim failed, what it took is handed back if it happened: %s", exc.message)
+                self._uncertain()
+                self._stopped.wait(random.uniform(0.2, 1.0))
+                self._bell.set()
+            except Exception:
+                log.exception("claim failed")
+                self._uncertain()
+                self._stopped.wait(1.0)
+
+    def _round(self) -> bool:
+        """One claim; whether another is worth it at once."""
+        limit = min(self._registry.free_slots, BATCH)
+        if limit < 1 or self.draining:
+            return False
+        sent = boottime()
+        self.claims_begun += 1
+        try:
+            taken = claim(self._db, self.who, limit)
+            if taken:
+                deadline = sent + self._settings.lease_s - self._settings.fence_margin_s
+                self._launch(taken, deadline)
+        finally:
+            self.claims_ended += 1
+        self._hungry = bool(taken)
+        return len(taken) == limit

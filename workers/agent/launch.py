@@ -1,0 +1,69 @@
+"""From an assignment to a specification that a runner can start: command line, environment, limits."""
+
+from __future__ import annotations
+
+import os
+
+from app.domain.job import Assignment
+from workers.runners.base import RunSpec
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def run_spec(
+    one: Assignment,
+    slot: int,
+    deadline: float,
+    work_dir: str,
+    log_cap_bytes: int,
+    sandbox: str,
+    network: str,
+    hide: tuple[str, ...],
+    simulated_gpus: bool = False,
+) -> RunSpec:
+    """The specification of an assignment; `executable` follows when its binary has been fetched.
+
+    The environment holds nothing of the agent's own: a basic PATH, HOME and the like, what the user asked for, and
+    last the fabric's variables, which nobody can override.
+    """
+    env = {
+        "PATH": PATH,
+        "HOME": work_dir,
+        "PWD": work_dir,
+        "TMPDIR": "/tmp" if sandbox == "bubblewrap" else work_dir,
+        "LANG": "C.UTF-8",
+        **one.environment,
+        "CFAB_JOB_ID": str(one.job_id),
+        "CFAB_ATTEMPT": str(one.attempt),
+        "CFAB_GPUS": ",".join(one.gpu_uuids),
+        "CUDA_VISIBLE_DEVICES": ",".join(one.gpu_uuids),
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
+    limited = one.hard_limits
+    return RunSpec(
+        attempt_id=str(one.attempt_id),
+        job_id=str(one.job_id),
+        attempt=one.attempt,
+        argv=_argv(one),
+        env=env,
+        deadline=deadline,
+        cpus_milli=one.resources.cpus_milli if limited else None,
+        memory_bytes=one.resources.memory_bytes if limited else None,
+        slot=slot,
+        time_limit_s=one.time_limit_s,
+        grace_s=one.grace_s,
+        log_cap_bytes=log_cap_bytes,
+        sandbox=sandbox,
+        network=network,
+        hide=hide,
+        gpus=() if simulated_gpus else one.gpu_uuids,
+    )
+
+
+def _argv(one: Assignment) -> list[str]:
+    if one.command:
+        return [*one.command, *one.arguments]
+    if one.script is not None:
+        return ["/bin/sh", "-c", one.script, "sh", *one.arguments]
+    name = os.path.basename((one.binary_url or "").split("?")[0].split("#")[0]) or "program"
+    return [name, *one.arguments]

@@ -1,0 +1,54 @@
+"""From a runner's exit record to what the core is told: an ending with a message that a user understands."""
+
+from __future__ import annotations
+
+import signal
+
+from app.domain.policy import Ending
+from workers.artifacts import ArtifactError
+from workers.runners.base import ExitRecord
+
+
+def ending_of(record: ExitRecord) -> Ending:
+    """The ending that a record tells of. A signal is never folded into the exit code."""
+    if record.spawn_error is not None:
+        return Ending(exit_code=None, started=False, refused=True)
+    if record.keeper_lost or record.lease_lost:
+        return Ending(lost=True)
+    return Ending(
+        exit_code=record.exit_code,
+        signal=record.signal,
+        oom=record.oom,
+        limit_hit=record.limit_hit,
+        stopped=record.stop_cause is not None,
+    )
+
+
+def message_of(record: ExitRecord) -> str:
+    """Why it ended, in words; empty for an exit with 0."""
+    if record.spawn_error is not None:
+        return f"the program could not be started: {record.spawn_error}"
+    if record.keeper_lost:
+        return "the process that kept the job on its node died"
+    if record.lease_lost:
+        return "the node could not renew its lease in time and ended the job"
+    if record.oom:
+        return "out of memory: the job used more than it was given"
+    if record.limit_hit is not None:
+        return f"the {record.limit_hit} limit was reached"
+    if record.signal is not None:
+        try:
+            name = signal.Signals(record.signal).name
+        except ValueError:
+            name = f"signal {record.signal}"
+        return f"ended by {name}" + (f" ({record.stop_cause})" if record.stop_cause else "")
+    return f"exited with {record.exit_code}" if record.exit_code else ""
+
+
+def ending_of_failed_fetch(error: ArtifactError) -> Ending:
+    """The ending of an attempt whose program could not be had: refused for good, the node's fault, or a plain failure."""
+    if error.node_fault:
+        return Ending(started=False, node_fault=True)
+    if error.retryable:
+        return Ending(started=False)
+    return Ending(started=False, refused=True)

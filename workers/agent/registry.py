@@ -1,0 +1,108 @@
+"""What this node holds at the moment: one entry per attempt, from its claim to its accepted end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from uuid import UUID
+
+from app.services.report import Chunk
+from workers.artifacts import Artifact
+from workers.runners.base import ExitRecord
+
+
+@dataclass
+class Entry:
+    """One attempt on this node. `stored` is the position up to which its output is in the database."""
+
+    attempt_id: UUID
+    token: UUID
+    job_id: UUID
+    attempt: int
+    type: str
+    tenant_id: UUID
+    log_day: date
+    slot: int
+    runner: str
+    deadline: float
+    claimed_wall: float
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    artifact: Artifact | None = None
+    launched: bool = False
+    started_wall: float | None = None
+    started_told: bool = False
+    spool_bytes: int = 0
+    stored: int = 0
+    unsure: Chunk | None = None
+    record: ExitRecord | None = None
+    stopping: str | None = None
+    peak_memory_bytes: int | None = None
+
+    @property
+    def started_at(self) -> datetime | None:
+        """When its process started."""
+        return None if self.started_wall is None else datetime.fromtimestamp(self.started_wall, UTC)
+
+
+class Registry:
+    """Entries and slots of one node; all methods may be called from any thread."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self._lock = threading.Lock()
+        self._entries: dict[UUID, Entry] = {}
+        self._free = list(range(slots - 1, -1, -1))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def free_slots(self) -> int:
+        """How many more attempts have a slot."""
+        return len(self._free)
+
+    def take_slot(self, wanted: int | None = None) -> int | None:
+        """Reserves a slot (a particular one for an attempt found running), or None when there is none."""
+        with self._lock:
+            if wanted is None:
+                return self._free.pop() if self._free else None
+            if wanted in self._free:
+                self._free.remove(wanted)
+            return wanted
+
+    def give_slot(self, slot: int) -> None:
+        """Returns a reserved slot that no entry uses."""
+        with self._lock:
+            if slot not in self._free:
+                self._free.append(slot)
+
+    def add(self, entry: Entry) -> None:
+        """Holds an attempt from now on."""
+        with self._lock:
+            self._entries[entry.attempt_id] = entry
+
+    def remove(self, attempt_id: UUID) -> Entry | None:
+        """Lets go of an attempt: its slot is free, its artifact may be evicted."""
+        with self._lock:
+            entry = self._entries.pop(attempt_id, None)
+            if entry is not None and entry.slot not in self._free:
+                self._free.append(entry.slot)
+        if entry is not None and entry.artifact is not None:
+            entry.artifact.release()
+        return entry
+
+    def get(self, attempt_id: UUID) -> Entry | None:
+        """The entry of an attempt."""
+        return self._entries.get(attempt_id)
+
+    def all(self) -> list[Entry]:
+        """All entries, as of now."""
+        with self._lock:
+            return list(self._entries.values())
+
+    def ids(self) -> Iterable[UUID]:
+        """All attempts, as of now."""
+        with self._lock:
+            return list(self._entries)

@@ -1,0 +1,123 @@
+"""The renewing loop: extends leases by listed tokens and acts on where node and database differ."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from uuid import UUID
+
+from app.domain.errors import FabricError, StaleIncarnation
+from app.services.nodes import Held, Orphan, Renewal, renew
+from app.storage.database import Database
+from config.settings import Settings
+from workers.agent.claimer import ClaimLoop, boottime
+from workers.agent.registry import Entry, Registry
+
+log = logging.getLogger(__name__)
+
+
+class Renewer:
+    """Renews the node's leases in one thread; also at once, when woken."""
+
+    def __init__(
+        self,
+        db: Database,
+        settings: Settings,
+        registry: Registry,
+        claims: ClaimLoop,
+        extend: Callable[[dict[UUID, float]], None],
+        stop_entry: Callable[[Entry, str, float], None],
+        lost: Callable[[Entry], None],
+        hand_back: Callable[[list[Orphan]], None],
+        stale: Callable[[], None],
+    ) -> None:
+        self._db = db
+        self._settings = settings
+        self._registry = registry
+        self._claims = claims
+        self._extend = extend
+        self._stop_entry = stop_entry
+        self._lost = lost
+        self._hand_back = hand_back
+        self._stale = stale
+        self._wake = threading.Event()
+        self._stopped = threading.Event()
+        self._suspects: tuple[int, frozenset[UUID]] = (-1, frozenset())
+        self.failures = 0
+        self._thread = threading.Thread(target=self._run, name="renewer", daemon=True)
+
+    def start(self) -> None:
+        """Begins to renew."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Renews at once: something is to be stopped, or a claim's outcome is unknown."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Ends the loop. What runs is held until its deadline; the next agent goes on renewing."""
+        self._stopped.set()
+        self._wake.set()
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                self._renew_once()
+                self.failures = 0
+            except StaleIncarnation:
+                self._stale()
+                return
+            except FabricError as exc:
+                self.failures += 1
+                log.warning("leases could not be renewed (%d in a row): %s", self.failures, exc.message)
+            except Exception:
+                self.failures += 1
+                log.exception("leases could not be renewed")
+            pause = self._settings.renew_s if not self.failures else min(1.0, self._settings.renew_s)
+            self._wake.wait(pause)
+            self._wake.clear()
+
+    def _renew_once(self) -> None:
+        claims_before = self._claims.claims_begun
+        quiet = claims_before == self._claims.claims_ended
+        entries = {entry.attempt_id: entry for entry in self._registry.all()}
+        # The deadline counts from before the request: the database's clock can only start later.
+        sent = boottime()
+        held = [Held(entry.attempt_id, entry.token) for entry in entries.values()]
+        who = self._claims.who
+        assert who.incarnation is not None
+        answer = renew(self._db, who.node_id, who.incarnation, held, self._settings.lease_s)
+        deadline = sent + self._settings.lease_s - self._settings.fence_margin_s
+        for attempt_id in answer.renewed:
+            entries[attempt_id].deadline = deadline
+        self._extend({attempt_id: deadline for attempt_id in answer.renewed if entries[attempt_id].launched})
+        self._claims.draining = answer.draining
+        for attempt_id, (cause, grace_s) in answer.stops.items():
+            self._stop_entry(entries[attempt_id], cause.word, grace_s)
+        for attempt_id in answer.lost:
+            self._lost(entries[attempt_id])
+        self._settle_orphans(answer, quiet, claims_before)
+
+    def _settle_orphans(self, answer: Renewal, quiet: bool, claims: int) -> None:
+        """Hands back what the database gives us but nobody here has.
+
+        A claim that is under way looks the same, so an orphan counts only when two answers in a row name it and no
+        claim was open at either.
+        """
+        here = set(self._registry.ids())
+        orphans = [orphan for orphan in answer.orphans if orphan.attempt_id not in here]
+        if not quiet or claims != self._claims.claims_begun:
+            self._suspects = (-1, frozenset())
+            if orphans:
+                self._wake.set()
+            return
+        before, suspects = self._suspects
+        self._suspects = (claims, frozenset(orphan.attempt_id for orphan in orphans))
+        sure = [orphan for orphan in orphans if orphan.attempt_id in suspects]
+        if sure:
+            log.warning("handing back %d allocations that this node does not run", len(sure))
+            self._hand_back(sure)
+        elif orphans:
+            self._wake.set()

@@ -1,0 +1,100 @@
+"""`cfab worker`: a Celery worker that carries the node agent. SIGTERM detaches; jobs go on under the keeper."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from app.bells import Ringer, make_celery
+from app.domain.errors import FabricError
+from app.storage.database import Database
+from app.storage.faults import parse_faults
+from config.celery import CLASS_QUEUES, node_queue
+from config.logs import set_up_logging
+from config.settings import Settings, SettingsError
+from workers.agent.agent import Agent, Confinement
+from workers.agent.step import install
+from workers.artifacts import ArtifactCache, CacheUnusable, FetchPolicy
+from workers.runners.base import RunnerError
+from workers.runners.keeper_client import KeeperOptions
+from workers.runners.process import ProcessRunner
+from workers.sandbox.detect import SandboxUnavailable, detect
+
+log = logging.getLogger(__name__)
+
+EXIT_SETUP = 2
+
+
+def build_agent(settings: Settings) -> Agent:
+    """The agent of this host with its runner, cache and database login. Starts a keeper where none serves."""
+    plan = detect(settings.sandbox, uid_base=settings.job_uid_base, network=settings.job_network)
+    for warning in plan.warnings:
+        log.warning("%s", warning)
+    root = Path(os.path.realpath(settings.work_dir)) / settings.node
+    root.mkdir(mode=0o711, parents=True, exist_ok=True)
+    policy = FetchPolicy(
+        schemes=frozenset(settings.fetch_schemes), hosts=settings.fetch_hosts,
+        allow_loopback=settings.fetch_allow_loopback, allow_private=settings.fetch_allow_private,
+        max_bytes=settings.fetch_max_bytes, timeout_s=settings.fetch_timeout_s,
+    )  # fmt: skip
+    cache = ArtifactCache(root / "cache", settings.cache_max_bytes, policy)
+    runner = ProcessRunner(
+        KeeperOptions(
+            directory=root / "keeper",
+            uid_base=plan.uid_base,
+            cgroups="off" if settings.sandbox == "off" else "auto",
+            bwrap=plan.bwrap,
+        )
+    )
+    hide = tuple(str(p) for p in (root / "cache", settings.data_dir.expanduser()) if p.exists())
+    db = Database(
+        settings.agent_url, pool_size=2, application_name=f"cfab-agent {settings.node}"[:63],
+        statement_timeout_s=settings.statement_timeout_s,
+        faults=parse_faults(settings.faults) if settings.faults else None,
+    )  # fmt: skip
+    confinement = Confinement(plan.sandbox, settings.job_network, hide)
+    return Agent(db, settings, runner, cache, Ringer(settings), confinement, stale=_end_this_process)
+
+
+def run(settings: Settings, argv: Sequence[str] = ()) -> int:
+    """Runs the worker until SIGTERM or SIGINT; exit code 0, or 2 with a message when it cannot be set up."""
+    set_up_logging(settings)
+    try:
+        if not settings.agent_url:
+            raise SettingsError("CFAB_DATABASE_URL (or CFAB_AGENT_DATABASE_URL) must be set")
+        agent = build_agent(settings)
+    except (SettingsError, SandboxUnavailable, RunnerError, CacheUnusable, FabricError, OSError) as exc:
+        print(f"cfab worker: {exc}", file=sys.stderr)
+        return EXIT_SETUP
+    if not settings.broker_url:
+        return _run_without_broker(agent)
+    app = make_celery(settings)
+    install(app, agent)
+    queues = ",".join((*CLASS_QUEUES, node_queue(settings.node)))
+    app.worker_main(
+        [
+            "worker", "--pool", "solo", "--queues", queues, "--hostname", f"{settings.node}@%h",
+            "--without-mingle", "--without-gossip", "--loglevel", settings.log_level, *argv,
+        ]
+    )  # fmt: skip
+    return 0
+
+
+def _run_without_broker(agent: Agent) -> int:
+    """The agent alone: it polls, and everything but the speed is the same."""
+    done = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: done.set())
+    agent.start()
+    done.wait()
+    agent.stop()
+    return 0
+
+
+def _end_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
