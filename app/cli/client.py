@@ -1,0 +1,252 @@
+"""The jobs contract over HTTP, as `cfab` and the demo use it. Knows no terminal and no storage.
+
+It speaks to /jobs/api/v1, which every listener serves whatever its primary contract is.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+from uuid import uuid4
+
+import requests
+
+from app.cli.failure import ExitCode, Failure
+from config.settings import Settings
+
+CONNECT_TIMEOUT_S = 5.0
+READ_TIMEOUT_S = 60.0
+SUBMIT_TRIES = 4
+TERMINAL_WORDS = frozenset({"completed", "failed", "cancelled"})
+
+_CODE_OF_STATUS = {
+    404: ExitCode.NOT_FOUND,
+    502: ExitCode.UNREACHABLE,
+    503: ExitCode.UNREACHABLE,
+    504: ExitCode.UNREACHABLE,
+}
+
+
+class _Bearer(requests.auth.AuthBase):
+    """Sets the token itself: a plain header would lose to an entry of the user's ~/.netrc."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._token:
+            request.headers["Authorization"] = f"Bearer {self._token}"
+        return request
+
+
+class Client:
+    """One server. Methods raise Failure with the exit code that fits: unreachable, refused, not found."""
+
+    def __init__(self, server_url: str, token: str = "") -> None:
+        self.server_url = server_url.rstrip("/")
+        parts = urlsplit(self.server_url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise Failure(
+                ExitCode.USAGE, f"{server_url!r} is no server; give one such as http://127.0.0.1:8080"
+            )
+        self._base = self.server_url + "/jobs/api/v1"
+        self._http = requests.Session()
+        self._http.auth = _Bearer(token)
+        # A proxy from the environment must not see what is meant for this machine.
+        self._http.trust_env = not is_loopback(parts.hostname)
+
+    def submit(self, job: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
+        """Submit one job and return the answer; `key` is the Idempotency-Key (a random one when None).
+
+        A lost answer is asked for again with the same key, so that one call never makes two jobs.
+        """
+        headers = {"Idempotency-Key": key or str(uuid4())}
+        for left in range(SUBMIT_TRIES - 1, -1, -1):
+            try:
+                answer: dict[str, Any] = self._json("POST", "/jobs", json=dict(job), headers=headers)
+                return answer
+            except Failure as failure:
+                again = failure.code is ExitCode.UNREACHABLE and not failure.context.get("never_sent")
+                if not again or not left:
+                    raise
+                time.sleep(0.25 * (SUBMIT_TRIES - left))
+        raise AssertionError("the loop returns or raises")
+
+    def jobs(self, limit: int = 100, **filters: str | None) -> list[dict[str, Any]]:
+        """The newest jobs first, at most `limit`, filtered by status, type and priority."""
+        wanted = {name: value for name, value in filters.items() if value}
+        listed: list[dict[str, Any]] = self._json("GET", "/jobs", params={"limit": str(limit), **wanted})
+        return listed
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """One job with its attempts and output."""
+        shown: dict[str, Any] = self._json("GET", _path(job_id))
+        return shown
+
+    def stop(self, job_id: str, reason: str | None = None) -> dict[str, Any]:
+        """Ask for a job's end: a pending one is cancelled, a running one gets SIGTERM, grace, SIGKILL."""
+        body = {} if reason is None else {"reason": reason}
+        stopped: dict[str, Any] = self._json("POST", _path(job_id) + "/stop", json=body)
+        return stopped
+
+    def cancel(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job that has not started; one that has is refused."""
+        cancelled: dict[str, Any] = self._json("DELETE", _path(job_id))
+        return cancelled
+
+    def log_lines(self, job_id: str, **options: str | None) -> dict[str, Any]:
+        """The log so far as `{"lines": […]}`; options: tail, stream."""
+        lines: dict[str, Any] = self._json(
+            "GET", _path(job_id) + "/logs", params=_given(options), headers={"Accept": "application/json"}
+        )
+        return lines
+
+    @contextmanager
+    def log_bytes(self, job_id: str, **options: str | None) -> Iterator[Iterator[bytes]]:
+        """The log so far, as raw text in pieces; options: tail, stream."""
+        headers = {"Accept": "text/plain"}
+        with self._open(
+            "GET", _path(job_id) + "/logs", params=_given(options), headers=headers, stream=True
+        ) as answer:
+            yield self._pieces(answer, 65_536)
+
+    @contextmanager
+    def log_events(
+        self, job_id: str, last_id: str | None, **options: str | None
+    ) -> Iterator[Iterator[bytes]]:
+        """One connection to the live log as raw event-stream bytes, from after the event `last_id`."""
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
+        with self._open("GET", _path(job_id) + "/logs", params={"follow": "true", **_given(options)},
+                        headers=headers, stream=True) as answer:  # fmt: skip
+            yield self._pieces(answer, None)
+
+    def wait(
+        self, job_id: str, timeout_s: float | None, changed: Callable[[dict[str, Any]], None]
+    ) -> dict[str, Any]:
+        """The job once it has ended; `changed` sees it whenever its state differs from the last one seen.
+
+        Outlasts a server that is away for up to 30 s (restarts). Raises Failure TIMEOUT after `timeout_s`.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        seen, pause_s, away_since = "", 0.05, None
+        while True:
+            try:
+                job = self.job(job_id)
+                away_since = None
+                if state_words(job) != seen:
+                    seen, pause_s = state_words(job), 0.05
+                    changed(job)
+                if job["status"] in TERMINAL_WORDS:
+                    return job
+            except Failure as failure:
+                away_since = time.monotonic() if away_since is None else away_since
+                if failure.code is not ExitCode.UNREACHABLE or time.monotonic() - away_since > 30.0:
+                    raise
+            if deadline is not None and time.monotonic() >= deadline:
+                raise Failure(
+                    ExitCode.TIMEOUT, f"job {job_id} is still {seen or 'unknown'} after {timeout_s:g} s"
+                )
+            time.sleep(pause_s if deadline is None else min(pause_s, max(0.0, deadline - time.monotonic())))
+            pause_s = min(pause_s * 1.5, 2.0)
+
+    def _json(self, method: str, path: str, **options: Any) -> Any:
+        with self._open(method, path, **options) as answer:
+            try:
+                return answer.json()
+            except requests.exceptions.JSONDecodeError as exc:
+                raise self._no_fabric(answer) from exc
+            except requests.RequestException as exc:
+                raise self._unreachable(exc) from exc
+
+    @contextmanager
+    def _open(self, method: str, path: str, **options: Any) -> Iterator[requests.Response]:
+        url = self._base + path
+        try:
+            # A redirect could carry a submit elsewhere as a GET; the API never sends one.
+            answer = self._http.request(
+                method, url, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S), allow_redirects=False, **options
+            )
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader) as exc:
+            raise Failure(ExitCode.USAGE, f"cannot ask {url}: {exc}") from exc
+        except requests.RequestException as exc:
+            raise self._unreachable(exc) from exc
+        with answer:
+            if answer.status_code >= 300:
+                raise self._refused(answer)
+            yield answer
+
+    def _pieces(self, answer: requests.Response, size: int | None) -> Iterator[bytes]:
+        try:
+            yield from answer.iter_content(size)
+        except requests.RequestException as exc:
+            raise self._unreachable(exc) from exc
+
+    def _unreachable(self, exc: requests.RequestException) -> Failure:
+        never_sent = isinstance(exc, requests.ConnectionError) and "NewConnectionError" in repr(exc)
+        if never_sent or isinstance(exc, requests.exceptions.ConnectTimeout):
+            message = f"no server answers at {self.server_url}; is `cfab up` running? --server names another"
+            return Failure(ExitCode.UNREACHABLE, message, {"server": self.server_url, "never_sent": True})
+        message = f"the connection to {self.server_url} broke: {exc}"
+        return Failure(ExitCode.UNREACHABLE, message, {"server": self.server_url})
+
+    def _refused(self, answer: requests.Response) -> Failure:
+        code = _CODE_OF_STATUS.get(answer.status_code, ExitCode.REFUSED)
+        try:
+            body = answer.json()
+            message, context = str(body["error"]), dict(body.get("context") or {})
+        except (requests.RequestException, ValueError, KeyError, TypeError):
+            return self._no_fabric(answer)
+        if answer.status_code == 401:
+            message += " (give the token in CFAB_API_TOKEN or CFAB_API_TOKEN_FILE; `cfab token` prints it)"
+        return Failure(code, message, context | {"status_code": answer.status_code})
+
+    def _no_fabric(self, answer: requests.Response) -> Failure:
+        code = ExitCode.UNREACHABLE if answer.status_code >= 500 else ExitCode.REFUSED
+        message = (
+            f"{self.server_url} answered {answer.status_code} {answer.reason}, not as a Compute Fabric does"
+        )
+        return Failure(code, message, {"server": self.server_url, "status_code": answer.status_code})
+
+
+def token_of(settings: Settings, server_url: str) -> str:
+    """The token to send: CFAB_API_TOKEN, else the one that `cfab up` made in its data directory, else none.
+
+    The file's token opens this machine's own stack, so that it is sent to loopback addresses only.
+    """
+    if settings.api_token:
+        return settings.api_token
+    path = Path(settings.data_dir).expanduser() / "secrets" / "api_token"
+    if not is_loopback(urlsplit(server_url).hostname or ""):
+        return ""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as exc:
+        raise Failure(ExitCode.USAGE, f"the token in {path} cannot be read: {exc.strerror}") from exc
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine by name or by address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost" or host.lower().endswith(".localhost")
+
+
+def state_words(job: Mapping[str, Any]) -> str:
+    """The job's state as the fabric knows it, finer than the contract's status."""
+    return str(job.get("state_detail") or job["status"])
+
+
+def _path(job_id: str) -> str:
+    return "/jobs/" + quote(job_id, safe="")
+
+
+def _given(options: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: value for name, value in options.items() if value is not None}
