@@ -59,8 +59,8 @@ def __getattr__(name: str) -> Celery:
 class Ringer:
     """Rings bells from one background thread of this process: never slows, never fails its caller.
 
-    What it cannot send it drops: every poll and every sweep finds the job all the same. The thread starts with the first
-    ring, so a process may fork before.
+    What it cannot send it drops: every poll and every sweep finds the job all the same. The thread starts with the
+    first ring, so a process may fork before.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -127,7 +127,7 @@ class Ringer:
     def _send(self, app: Celery, lengths: redis.Redis, rings: Counter[str], wakes: set[str]) -> None:
         with app.producer_pool.acquire(block=True, timeout=2) as producer:
             for queue, count in rings.items():
-                room = QUEUE_CAP - int(lengths.llen(queue)) if count > 1 else 1  # type: ignore[arg-type]
+                room = QUEUE_CAP - int(lengths.llen(queue)) if count > 1 else 1
                 for _ in range(max(0, min(count, BURST, room))):
                     self._publish(app, producer, BELL, queue)
             for node in wakes:

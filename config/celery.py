@@ -18,8 +18,8 @@ def node_queue(node: str) -> str:
 def celery_config(settings: Settings) -> dict[str, Any]:
     """Celery's settings for all roles.
 
-    Strict class order needs `queue_order_strategy` and no prefetch. Early acknowledgement and no result backend: the row
-    in PostgreSQL is the truth, so a message that is lost with its worker costs nothing.
+    Strict class order needs `queue_order_strategy` and no prefetch. Early acknowledgement and no result backend: the
+    row in PostgreSQL is the truth, so a message that is lost with its worker costs nothing.
     """
     return {
         "broker_url": settings.broker_url or "memory://",

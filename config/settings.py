@@ -71,8 +71,12 @@ class Settings:
 
     # Servers.
     database_url: str = _setting("", str, "PostgreSQL (15 or newer) of API, scheduler, migrations.", secret=True)
-    agent_database_url: str = _setting("", str, "The node agents' own restricted login; empty: database_url.", secret=True)
-    broker_url: str = _setting("", str, "Redis or Valkey for Celery's bells; empty: no bells, polling only.", secret=True)
+    agent_database_url: str = _setting(
+        "", str, "The node agents' own restricted login; empty: database_url.", secret=True
+    )
+    broker_url: str = _setting(
+        "", str, "Redis or Valkey for Celery's bells; empty: no bells, polling only.", secret=True
+    )
     database_pool: int = _setting(16, _positive_int, "Connections an API process holds at most.")
     statement_timeout_s: float = _setting(30.0, _seconds, "PostgreSQL ends any statement that takes longer.")
 
@@ -81,7 +85,9 @@ class Settings:
     api_port: int = _setting(8080, _positive_int, "Port of the API; its primary contract is jobs.")
     api_threads: int = _setting(64, _positive_int, "Threads of an API process.")
     api_token: str = _setting("", str, "The bearer token that the API accepts.", secret=True)
-    auth: str = _setting("required", _one_of("required", "off"), "off serves without tokens, on a loopback address only.")
+    auth: str = _setting(
+        "required", _one_of("required", "off"), "off serves without tokens, on a loopback address only."
+    )
     metrics_open: bool = _setting(False, _flag, "Serve Prometheus text without a token.")
     max_body_bytes: int = _setting(16 * 2**20, _positive_int, "Largest request body.")
 
@@ -95,7 +101,9 @@ class Settings:
     fence_margin_s: float = _setting(5.0, _seconds, "A keeper kills this long before the lease may pass to another.")
     poll_s: float = _setting(5.0, _seconds, "An agent asks for work at least this often (with jitter), bells or not.")
     tick_s: float = _setting(1.0, _seconds, "How often the scheduler promotes, reaps and sweeps.")
-    default_cpus_milli: int = _setting(100, _positive_int, "Thousandths of a CPU reserved for a job that asks for nothing.")
+    default_cpus_milli: int = _setting(
+        100, _positive_int, "Thousandths of a CPU reserved for a job that asks for nothing."
+    )
     default_memory_mib: int = _setting(64, _positive_int, "MiB reserved for a job that asks for nothing.")
     default_grace_s: float = _setting(10.0, _seconds, "Seconds between SIGTERM and SIGKILL.")
     live_keys_per_tenant: int = _setting(1000, _positive_int, "Different pending shapes a tenant may have at a time.")
@@ -116,13 +124,17 @@ class Settings:
     job_uid_base: int = _setting(200_000, _positive_int, "First numeric uid of jobs when the worker is root.")
     drain_on_stop: bool = _setting(False, _flag, "SIGTERM drains a worker; otherwise it detaches and jobs go on.")
     fetch_schemes: tuple[str, ...] = _setting(("https", "http"), _words, "URL schemes a worker downloads from.")
-    fetch_hosts: tuple[str, ...] = _setting((), _words, "Hosts a worker downloads from (*.example.com); empty: any public one.")
+    fetch_hosts: tuple[str, ...] = _setting(
+        (), _words, "Hosts a worker downloads from (*.example.com); empty: any public one."
+    )
     fetch_allow_loopback: bool = _setting(False, _flag, "Allow downloads from loopback addresses (one machine only).")
     fetch_allow_private: bool = _setting(False, _flag, "Allow downloads from private address ranges.")
     fetch_max_bytes: int = _setting(8 * 2**30, _positive_int, "Largest download.")
     fetch_timeout_s: float = _setting(600.0, _seconds, "Longest download.")
     cache_max_bytes: int = _setting(20 * 2**30, _positive_int, "Size of a node's cache of verified binaries.")
-    log_cap_bytes: int = _setting(64 * 2**20, _positive_int, "Output kept of one attempt; the rest is counted and dropped.")
+    log_cap_bytes: int = _setting(
+        64 * 2**20, _positive_int, "Output kept of one attempt; the rest is counted and dropped."
+    )
     log_flush_s: float = _setting(0.1, _seconds, "How often an agent ships new output.")
     sample_s: float = _setting(5.0, _seconds, "How often an agent samples its jobs' use of resources.")
 

@@ -44,7 +44,7 @@ class Ticker:
             self.stopped.wait(max(0.05, pause - (time.monotonic() - began)))
 
     def tick(self) -> list[str]:
-        """Runs what is overdue, each in its own transaction; the names. One failing task does not hold up the others."""
+        """Runs what is overdue, each in its own transaction; the names. A failing task does not hold up the others."""
         ages = recover.task_ages(self._db)
         ran = []
         for task in self._tasks.values():

@@ -1,14 +1,14 @@
 """The error tree of the core. HTTP statuses are the API's business and do not appear here.
 
-    FabricError
-    ├── Invalid          the request can never be right as it is
-    ├── NotFound         no such object, or not the caller's
-    ├── StateConflict    the object is not in a state that allows this
-    ├── KeyReused        an idempotency key came again with another request
-    ├── KeyInFlight      the first request with this idempotency key is still running
-    ├── Refused          the caller may not have this (quota, cap, policy)
-    ├── StaleIncarnation a node spoke that has since started anew elsewhere
-    └── Unavailable      PostgreSQL cannot be asked at the moment
+FabricError
+├── Invalid          the request can never be right as it is
+├── NotFound         no such object, or not the caller's
+├── StateConflict    the object is not in a state that allows this
+├── KeyReused        an idempotency key came again with another request
+├── KeyInFlight      the first request with this idempotency key is still running
+├── Refused          the caller may not have this (quota, cap, policy)
+├── StaleIncarnation a node spoke that has since started anew elsewhere
+└── Unavailable      PostgreSQL cannot be asked at the moment
 """
 
 from __future__ import annotations

@@ -156,7 +156,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an ended attempt means for its job: the attempt's outcome, the job's next state, and when it may run again."""
+    """What an ended attempt means: its outcome, the job's next state, and when the job may run again."""
 
     outcome: Outcome
     state: JobState
@@ -191,8 +191,10 @@ def judge(
         return Verdict(Outcome.REFUSED, JobState.FAILED)
     if ending.accepted_as is not None:
         done = ending.accepted_as == JobState.COMPLETED
-        return Verdict(Outcome.COMPLETED, JobState.COMPLETED) if done else _failed(
-            Outcome.FAILED, failures, max_retries, backoff_s, multiplier
+        return (
+            Verdict(Outcome.COMPLETED, JobState.COMPLETED)
+            if done
+            else _failed(Outcome.FAILED, failures, max_retries, backoff_s, multiplier)
         )
     if ending.exit_code == 0 and not ending.oom and ending.limit_hit is None:
         return Verdict(Outcome.COMPLETED, JobState.COMPLETED)

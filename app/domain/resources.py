@@ -24,7 +24,7 @@ class Resources:
     gpu_model: str = ""
 
     def rounded(self) -> Resources:
-        """This shape rounded up to the grid: 0.1 CPU to 1, 0.5 to 4, 1 to 64, then 8; memory in eighths of a power of two."""
+        """This shape rounded up: CPUs by 0.1 to 1, 0.5 to 4, 1 to 64, then 8; memory by eighths of a power of two."""
         return replace(
             self,
             cpus_milli=_round_cpus(self.cpus_milli),
@@ -102,5 +102,5 @@ def _round_eighth(value: int, least: int) -> int:
     """`value` rounded up to the next of eight steps between powers of two, at least `least`."""
     if value <= least:
         return least
-    step = max(least, 2 ** (value - 1).bit_length() // 16)
+    step = max(least, (1 << (value - 1).bit_length()) // 16)
     return -(-value // step) * step

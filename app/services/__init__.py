@@ -1,1 +1,1 @@
-"""Use cases, one transaction each. They decide with the domain and write with storage; they know no HTTP and no Celery."""
+"""Use cases, one transaction each: they decide with the domain and write with storage. No HTTP, no Celery."""

@@ -135,7 +135,11 @@ def _tenant_views(tx: Tx, tenants: dict[UUID, Row]) -> dict[UUID, TenantView]:
 
 def _quota(row: Row) -> Room:
     return Room(
-        row.quota_jobs, row.quota_cpus_milli, row.quota_memory_bytes, row.quota_gpus, row.quota_gpu_memory_bytes
+        row.quota_jobs,
+        row.quota_cpus_milli,
+        row.quota_memory_bytes,
+        row.quota_gpus,
+        row.quota_gpu_memory_bytes,
     )
 
 

@@ -41,9 +41,7 @@ class Heartbeat:
     lease_expires_at: datetime
 
 
-def claim_external(
-    db: Database, settings: Settings, executor_id: str, executor_ip: str | None
-) -> ExternalClaim | None:
+def claim_external(db: Database, settings: Settings, executor_id: str, executor_ip: str | None) -> ExternalClaim | None:
     """Gives the executor the next single-node binary job without GPUs, running at once; None when there is none.
 
     A job that this executor held before is not given to it again, since its fence is the executor's name.

@@ -51,9 +51,7 @@ def job_detail(db: Database, tenant_id: UUID, job_id: UUID, output_cap: int = 2*
 def detail_in(tx: Tx, row: Row, output_cap: int = 2**20) -> JobDetail:
     """`job_detail` of a row inside the caller's transaction."""
     spec = jobs.job_spec(tx, row.id)
-    key = tx.row(
-        "SELECT k.* FROM scheduling_key k JOIN job j ON j.key_id = k.id WHERE j.id = %(id)s", {"id": row.id}
-    )
+    key = tx.row("SELECT k.* FROM scheduling_key k JOIN job j ON j.key_id = k.id WHERE j.id = %(id)s", {"id": row.id})
     attempts = jobs.job_attempts(tx, row.id)
     out = split_output(tx, attempts[-1], output_cap) if attempts and output_cap else None
     return JobDetail(
@@ -64,9 +62,7 @@ def detail_in(tx: Tx, row: Row, output_cap: int = 2**20) -> JobDetail:
     )
 
 
-def list_jobs(
-    db: Database, tenant_id: UUID, wanted: JobFilter, limit: int, offset: int
-) -> tuple[list[JobView], int]:
+def list_jobs(db: Database, tenant_id: UUID, wanted: JobFilter, limit: int, offset: int) -> tuple[list[JobView], int]:
     """Newest first, with the exact number of all that match."""
     filters: Mapping[str, Any] = vars(wanted)
     with db.transaction("read") as tx:
@@ -126,9 +122,7 @@ def gauges(db: Database) -> Gauges:
     by_state = {"ready": 0, "draining": 0, "offline": 0}
     for row in seen:
         by_state[row.state] += 1
-    return Gauges(
-        numbers, by_state, {run.name: run.age_s for run in runs}, {run.name: run.detail for run in runs}
-    )
+    return Gauges(numbers, by_state, {run.name: run.age_s for run in runs}, {run.name: run.detail for run in runs})
 
 
 def _own(tx: Tx, tenant_id: UUID, job_id: UUID) -> Row:

@@ -72,7 +72,7 @@ def reap(db: Database, settings: Settings, batch: int = 200) -> Pass:
 
 def _brake_is_over(tx: Tx, settings: Settings, done: Pass) -> bool:
     """Whether the mass expiry was first seen more than one lease ago."""
-    before = next((run.detail for run in upkeep.task_runs(tx) if run.name == "reap"), {})
+    before = upkeep.last_detail(tx, "reap")
     now = float(tx.value("SELECT extract(epoch FROM clock_timestamp())"))
     since = float(before.get("mass_since", now))
     done.detail["mass_since"] = since
@@ -100,7 +100,9 @@ def _lost(row: Row, message: str, count_node: bool = True) -> tuple[Finished, An
     return Finished(row.attempt_id, row.token, ending, message=message), verdict
 
 
-def hand_back(db: Database, orphans: Sequence[Orphan], message: str, uncharged: bool = True) -> frozenset[PriorityClass]:
+def hand_back(
+    db: Database, orphans: Sequence[Orphan], message: str, uncharged: bool = True
+) -> frozenset[PriorityClass]:
     """Ends attempts that their own node says it does not run, at once instead of after the lease; safe to repeat."""
     with db.transaction("hand_back") as tx:
         rows = attempts.lock_for_ending(tx, sorted(o.attempt_id for o in orphans))
@@ -133,7 +135,7 @@ def sweep(db: Database, limit: int = 500) -> Pass:
     """Ends keys without jobs, moves low-water marks on; says in which classes jobs wait, so that bells can ring."""
 
     def work(tx: Tx, done: Pass) -> None:
-        before = next((run.detail for run in upkeep.task_runs(tx) if run.name == "sweep"), {})
+        before = upkeep.last_detail(tx, "sweep")
         ids = keys.idle_keys(tx, limit, int(before.get("after", 0)))
         ended = keys.settle_keys(tx, ids) if ids else 0
         done.detail |= {"ended": ended, "after": ids[-1] if len(ids) == limit else 0}

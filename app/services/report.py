@@ -136,7 +136,12 @@ def finish_each(db: Database, ends: Sequence[Finished]) -> FinishResult:
 def _without_output(end: Finished) -> Finished | None:
     if end.log_gap and not end.chunks:
         return None
-    kept = {**vars(end), "chunks": (), "log_gap": True, "message": end.message.encode("ascii", "replace").decode()}
+    kept = {
+        **vars(end),
+        "chunks": (),
+        "log_gap": True,
+        "message": end.message.encode("ascii", "replace").decode(),
+    }
     return Finished(**kept)
 
 
@@ -155,7 +160,7 @@ def finish_in(tx: Tx, ends: Sequence[Finished]) -> FinishResult:
     """`finish` inside the caller's transaction."""
     by_id = {end.attempt_id: end for end in ends}
     rows = stored.lock_for_ending(tx, sorted(by_id))
-    answers: dict[UUID, Answer] = {attempt_id: Answer.STALE for attempt_id in by_id}
+    answers: dict[UUID, Answer] = dict.fromkeys(by_id, Answer.STALE)
     current = [row for row in rows if row.current == row.attempt_id and row.token == by_id[row.attempt_id].token]
     if len(current) < len(by_id):
         answers |= _known(tx, [end for end in ends if end.attempt_id not in {row.attempt_id for row in current}])
@@ -187,7 +192,8 @@ def end_attempts(tx: Tx, verdicts: Sequence[tuple[Row, Finished, Verdict]]) -> f
 def _known(tx: Tx, ends: Sequence[Finished]) -> dict[UUID, Answer]:
     """Fresh look at attempts that are not current: ended by the same token's own report, or by somebody else."""
     rows = tx.rows(
-        "SELECT id, token, outcome FROM attempt WHERE id = ANY(%(ids)s)", {"ids": [end.attempt_id for end in ends]}
+        "SELECT id, token, outcome FROM attempt WHERE id = ANY(%(ids)s)",
+        {"ids": [end.attempt_id for end in ends]},
     )
     tokens = {end.attempt_id: end.token for end in ends}
     return {

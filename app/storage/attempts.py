@@ -43,7 +43,8 @@ _RELEASE = """WITH gone AS (
         SELECT tenant_id, node_id, count(*) AS jobs, sum(cpus_milli) AS cpus, sum(memory_bytes) AS memory,
             sum(gpus) AS gpus, sum(gpus * gpu_memory_bytes) AS gpu_memory FROM gone GROUP BY 1, 2
     ), locked AS MATERIALIZED (
-        SELECT u.tenant_id, u.node_id FROM usage u WHERE (u.tenant_id, u.node_id) IN (SELECT tenant_id, node_id FROM less)
+        SELECT u.tenant_id, u.node_id FROM usage u
+        WHERE (u.tenant_id, u.node_id) IN (SELECT tenant_id, node_id FROM less)
         ORDER BY 1, 2 FOR UPDATE
     )
     UPDATE usage u SET jobs = u.jobs - l.jobs, cpus_milli = u.cpus_milli - l.cpus,
@@ -94,7 +95,8 @@ def mark_started(tx: Tx, starts: Sequence[Mapping[str, Any]]) -> set[UUID]:
         """WITH told AS (SELECT * FROM unnest(%(attempt_id)s::uuid[], %(token)s::uuid[], %(started_at)s::timestamptz[])
             AS t (attempt_id, token, started_at)),
         locked AS MATERIALIZED (
-            SELECT j.id, j.state, t.attempt_id, t.started_at FROM told t JOIN attempt a ON a.id = t.attempt_id AND a.token = t.token
+            SELECT j.id, j.state, t.attempt_id, t.started_at FROM told t
+            JOIN attempt a ON a.id = t.attempt_id AND a.token = t.token
             JOIN job j ON j.id = a.job_id AND j.attempt_id = a.id ORDER BY j.id FOR NO KEY UPDATE OF j),
         moved AS (UPDATE job j SET state = 2, started_at = COALESCE(j.started_at, l.started_at) FROM locked l
             WHERE j.id = l.id AND l.state = 1),

@@ -67,7 +67,9 @@ def tenant_usage(tx: Tx, tenants: Sequence[UUID]) -> dict[UUID, Row]:
     return {row.tenant_id: row for row in rows}
 
 
-def take_jobs(tx: Tx, takes: Sequence[Take], low_waters: dict[int, int], node_id: str, never_held_by: str | None) -> list[Row]:
+def take_jobs(
+    tx: Tx, takes: Sequence[Take], low_waters: dict[int, int], node_id: str, never_held_by: str | None
+) -> list[Row]:
     """Moves up to `count` of each key's oldest ready jobs to starting on `node_id`, skipping rows that others hold.
 
     Each row: the job with its spec, a new attempt id and number. `never_held_by` leaves out jobs that node held before.
@@ -126,14 +128,15 @@ def write_holds(tx: Tx, node: Row, holds: Sequence[Hold], lease_s: float, runnin
     tx.run(
         """WITH held AS (
             SELECT * FROM unnest(%(attempts)s::uuid[], %(jobs)s::uuid[], %(numbers)s::int[], %(tokens)s::uuid[],
-                %(tenants)s::uuid[], %(cpus)s::bigint[], %(memory)s::bigint[], %(gpus)s::int[], %(gpu_memory)s::bigint[])
-                AS h (attempt_id, job_id, number, token, tenant_id, cpus, memory, gpus, gpu_memory)
+                %(tenants)s::uuid[], %(cpus)s::bigint[], %(memory)s::bigint[], %(gpus)s::int[],
+                %(gpu_memory)s::bigint[]) AS h (attempt_id, job_id, number, token, tenant_id, cpus, memory, gpus, gpu_memory)
         ), a AS (
             INSERT INTO attempt (id, job_id, number, node_id, node_ip, token, log_day, started_at)
             SELECT attempt_id, job_id, number, %(node)s, %(ip)s, token, CURRENT_DATE,
                 CASE WHEN %(running)s THEN now() END FROM held
         ), l AS (
-            INSERT INTO allocation (attempt_id, tenant_id, node_id, cpus_milli, memory_bytes, gpus, gpu_memory_bytes, token)
+            INSERT INTO allocation (attempt_id, tenant_id, node_id, cpus_milli, memory_bytes, gpus,
+                gpu_memory_bytes, token)
             SELECT attempt_id, tenant_id, %(node)s, cpus, memory, gpus, gpu_memory, token FROM held
         ), e AS (
             INSERT INTO lease (attempt_id, node_id, token, expires_at)
@@ -151,8 +154,14 @@ def write_holds(tx: Tx, node: Row, holds: Sequence[Hold], lease_s: float, runnin
     if pinned:
         _pin(tx, str(node.id), holds)
     if running:
-        tx.run("UPDATE job SET state = 2, started_at = COALESCE(started_at, now()) WHERE id = ANY(%(jobs)s)", params)
-    return tx.row("SELECT CURRENT_DATE AS log_day, clock_timestamp() + make_interval(secs => %(lease)s) AS expires_at", params)
+        tx.run(
+            "UPDATE job SET state = 2, started_at = COALESCE(started_at, now()) WHERE id = ANY(%(jobs)s)",
+            params,
+        )
+    return tx.row(
+        "SELECT CURRENT_DATE AS log_day, clock_timestamp() + make_interval(secs => %(lease)s) AS expires_at",
+        params,
+    )
 
 
 def _pin(tx: Tx, node_id: str, holds: Sequence[Hold]) -> None:

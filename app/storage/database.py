@@ -52,7 +52,8 @@ class Tx:
 class Database:
     """A pool of at most `pool_size` connections to one PostgreSQL.
 
-    Connections are made when first needed, so that a process may fork after building one. `faults` is None outside tests.
+    Connections are made when first needed, so that a process may fork after building one. `faults` is None outside
+    tests.
     """
 
     def __init__(

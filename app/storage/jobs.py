@@ -15,7 +15,8 @@ _SPEC = """runner text, binary_url text, binary_sha256 text, image text, script 
 _SPEC_NAMES = ", ".join(column.split()[0] for column in _SPEC.split(","))
 _JOB_NAMES = "id, tenant_id, key_id, class, contract, type"
 
-VIEW = """j.id, j.tenant_id, j.type, j.state, j.ready, j.reason, j.message, j.stop_cause, j.stop_by, j.stop_reason, j.contract,
+VIEW = """j.id, j.tenant_id, j.type, j.state, j.ready, j.reason, j.message, j.stop_cause, j.stop_by,
+    j.stop_reason, j.contract,
     j.class, j.node_id, j.attempt, j.created_at, j.started_at, j.finished_at, j.exit_code, j.signal, j.not_before"""
 
 
@@ -28,7 +29,8 @@ def insert_jobs(tx: Tx, tenant_id: UUID, jobs: Sequence[Mapping[str, Any]]) -> l
                     contract text, type text, {_SPEC}, place int) ORDER BY place
             ), made AS (
                 INSERT INTO job ({_JOB_NAMES}, reason)
-                SELECT id, %(tenant)s, key_id, class, contract, type, 'new' FROM asked ORDER BY place RETURNING id, created_at
+                SELECT id, %(tenant)s, key_id, class, contract, type, 'new' FROM asked ORDER BY place
+                RETURNING id, created_at
             ), told AS (
                 INSERT INTO job_spec (job_id, {_SPEC_NAMES}) SELECT id, {_SPEC_NAMES} FROM asked
             ) SELECT id, created_at FROM made""",
@@ -44,9 +46,7 @@ def job_view(tx: Tx, job_id: UUID) -> Row | None:
 
 def lock_job(tx: Tx, job_id: UUID) -> Row | None:
     """One job's row, locked."""
-    return tx.row(
-        f"SELECT {VIEW}, j.attempt_id FROM job j WHERE j.id = %(id)s FOR NO KEY UPDATE", {"id": job_id}
-    )
+    return tx.row(f"SELECT {VIEW}, j.attempt_id FROM job j WHERE j.id = %(id)s FOR NO KEY UPDATE", {"id": job_id})
 
 
 def job_spec(tx: Tx, job_id: UUID) -> Row | None:
@@ -139,7 +139,10 @@ def due_jobs(tx: Tx, limit: int) -> Sequence[Row]:
 
 def make_ready(tx: Tx, job_ids: Sequence[UUID]) -> None:
     """Pending jobs may be claimed again. Their keys must be held (`revive_keys`)."""
-    tx.run("UPDATE job SET ready = true, not_before = NULL WHERE id = ANY(%(ids)s) AND state = 0", {"ids": list(job_ids)})
+    tx.run(
+        "UPDATE job SET ready = true, not_before = NULL WHERE id = ANY(%(ids)s) AND state = 0",
+        {"ids": list(job_ids)},
+    )
 
 
 def ready_by_class(tx: Tx) -> set[int]:

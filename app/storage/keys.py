@@ -68,7 +68,9 @@ def revive_keys(tx: Tx, heads: dict[int, int]) -> None:
     )
 
 
-def candidates(tx: Tx, free: Free, runners: Sequence[str], external: bool, per_tenant: int) -> list[tuple[KeySummary, Row]]:
+def candidates(
+    tx: Tx, free: Free, runners: Sequence[str], external: bool, per_tenant: int
+) -> list[tuple[KeySummary, Row]]:
     """Keys with pending jobs that fit `free`, the best `per_tenant` of each class and tenant, and the tenant's row.
 
     Walks (class, tenant) pairs by index jumps and probes one head per key, so its cost depends on live keys only,

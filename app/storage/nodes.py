@@ -64,10 +64,12 @@ def list_nodes(tx: Tx, kinds: Sequence[str], seen_within_s: float) -> Sequence[R
     """Nodes seen lately with their latest active job and how many attempts they have ended."""
     return tx.rows(
         """SELECT n.*, u.completed, j.job_id, j.type FROM node n
-        LEFT JOIN LATERAL (SELECT COALESCE(sum(completed), 0)::bigint AS completed FROM usage WHERE node_id = n.id) u ON true
+        LEFT JOIN LATERAL (SELECT COALESCE(sum(completed), 0)::bigint AS completed FROM usage
+            WHERE node_id = n.id) u ON true
         LEFT JOIN LATERAL (SELECT a.job_id, j.type FROM allocation l JOIN attempt a ON a.id = l.attempt_id
             JOIN job j ON j.id = a.job_id WHERE l.node_id = n.id ORDER BY a.claimed_at DESC LIMIT 1) j ON true
-        WHERE n.kind = ANY(%(kinds)s) AND (n.last_seen_at > now() - make_interval(secs => %(within)s) OR j.job_id IS NOT NULL)
+        WHERE n.kind = ANY(%(kinds)s)
+            AND (n.last_seen_at > now() - make_interval(secs => %(within)s) OR j.job_id IS NOT NULL)
         ORDER BY n.id""",
         {"kinds": list(kinds), "within": seen_within_s},
     )
@@ -76,7 +78,8 @@ def list_nodes(tx: Tx, kinds: Sequence[str], seen_within_s: float) -> Sequence[R
 def waiting_nodes(tx: Tx) -> Sequence[Row]:
     """Ready agents: id and free slots."""
     return tx.rows(
-        """SELECT n.id, n.slots - COALESCE(sum(u.jobs), 0)::int AS free FROM node n LEFT JOIN usage u ON u.node_id = n.id
+        """SELECT n.id, n.slots - COALESCE(sum(u.jobs), 0)::int AS free FROM node n
+        LEFT JOIN usage u ON u.node_id = n.id
         WHERE n.kind = 'agent' AND n.state = 'ready' GROUP BY n.id"""
     )
 

@@ -146,9 +146,7 @@ job = Table(
     Column("ready", Boolean, server_default=text("true"), nullable=False),
     Column("reason", Text),
     Column("message", Text, server_default=text("''::text"), nullable=False),
-    Column(
-        "queue_seq", BigInteger, server_default=text("nextval('job_queue_seq'::regclass)"), nullable=False
-    ),
+    Column("queue_seq", BigInteger, server_default=text("nextval('job_queue_seq'::regclass)"), nullable=False),
     Column("attempt", Integer, server_default=text("0"), nullable=False),
     Column("attempt_id", Uuid),
     Column("node_id", Text),
@@ -166,9 +164,7 @@ job = Table(
     PrimaryKeyConstraint("id", name="pk_job"),
     ForeignKeyConstraint(["key_id"], ["scheduling_key.id"], name="fk_job_key"),
     ForeignKeyConstraint(["tenant_id"], ["tenant.id"], name="fk_job_tenant"),
-    Index(
-        "ix_job_active", "tenant_id", "state", "id", postgresql_where=text("(state = ANY (ARRAY[1, 2, 3]))")
-    ),
+    Index("ix_job_active", "tenant_id", "state", "id", postgresql_where=text("(state = ANY (ARRAY[1, 2, 3]))")),
     Index("ix_job_claim", "key_id", "queue_seq", postgresql_where=text("((state = 0) AND ready)")),
     Index(
         "ix_job_due",

@@ -27,14 +27,21 @@ def note_run(tx: Tx, name: str, duration_s: float, detail: Mapping[str, Any]) ->
 def task_runs(tx: Tx) -> Sequence[Row]:
     """All last runs with their age in seconds."""
     return tx.rows(
-        "SELECT name, last_run_at, duration_s, detail, extract(epoch FROM now() - last_run_at)::float AS age_s FROM task_run"
+        """SELECT name, last_run_at, duration_s, detail, extract(epoch FROM now() - last_run_at)::float AS age_s
+        FROM task_run"""
     )
+
+
+def last_detail(tx: Tx, name: str) -> dict[str, Any]:
+    """What task `name` noted at its last run."""
+    return dict(tx.value("SELECT detail FROM task_run WHERE name = %(n)s", {"n": name}) or {})
 
 
 def since_run(tx: Tx, name: str) -> float | None:
     """Seconds since task `name` last ran, None when it never did."""
     age = tx.value(
-        "SELECT extract(epoch FROM clock_timestamp() - last_run_at)::float FROM task_run WHERE name = %(n)s", {"n": name}
+        "SELECT extract(epoch FROM clock_timestamp() - last_run_at)::float FROM task_run WHERE name = %(n)s",
+        {"n": name},
     )
     return None if age is None else float(age)
 
@@ -73,7 +80,8 @@ def drop_old_jobs(tx: Tx, retain_days: int, limit: int) -> int:
 def drop_old_keys(tx: Tx, retain_days: int) -> int:
     """Removes idempotency keys older than the retention."""
     return tx.run(
-        "DELETE FROM idempotency WHERE created_at < now() - make_interval(days => %(days)s)", {"days": retain_days}
+        "DELETE FROM idempotency WHERE created_at < now() - make_interval(days => %(days)s)",
+        {"days": retain_days},
     )
 
 
@@ -81,7 +89,8 @@ def try_key_lock(tx: Tx, tenant_id: UUID, method: str, path: str, key: str) -> b
     """Whether no other transaction serves this idempotency key now."""
     return bool(
         tx.value(
-            "SELECT pg_try_advisory_xact_lock(hashtextextended(%(k)s, 73))", {"k": f"{tenant_id} {method} {path} {key}"}
+            "SELECT pg_try_advisory_xact_lock(hashtextextended(%(k)s, 73))",
+            {"k": f"{tenant_id} {method} {path} {key}"},
         )
     )
 
@@ -108,4 +117,4 @@ def store_answer(
 
 def ping(tx: Tx) -> bool:
     """Whether the database answers."""
-    return tx.value("SELECT 1") == 1
+    return bool(tx.value("SELECT 1") == 1)

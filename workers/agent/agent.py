@@ -109,7 +109,13 @@ class Agent:
             self._stale,
         )  # fmt: skip
         self._reporter = Reporter(
-            db, self.registry, settings.log_flush_s, self._spool_path, self._ended, self._lost, ringer.ring_all
+            db,
+            self.registry,
+            settings.log_flush_s,
+            self._spool_path,
+            self._ended,
+            self._lost,
+            ringer.ring_all,
         )
         self._sampler = Sampler(db, runner, self.registry, settings.sample_s)
         self._stopping = threading.Event()
@@ -139,7 +145,8 @@ class Agent:
         self._claims.start()
         log.info(
             "node %s: %d slots, %g CPUs, %d MiB, %d GPUs, sandbox %s", self.offer.node_id, self.offer.slots,
-            self.offer.cpus_milli / 1000, self.offer.memory_bytes >> 20, len(self.offer.gpus), self._confinement.sandbox,
+            self.offer.cpus_milli / 1000, self.offer.memory_bytes >> 20, len(self.offer.gpus),
+            self._confinement.sandbox,
         )  # fmt: skip
 
     def stop(self) -> None:
@@ -157,7 +164,7 @@ class Agent:
         self._runner.close()
 
     def drain(self, limit_s: float) -> int:
-        """Claims nothing more and waits up to `limit_s` for what runs; the rest is stopped and waits elsewhere, uncharged.
+        """Claims nothing more, waits up to `limit_s` for what runs, and stops the rest, which waits again uncharged.
 
         Returns how many attempts were still here when the time was over.
         """
@@ -339,7 +346,11 @@ class Agent:
         for entry, finished, answer, outcome in told:
             self.registry.remove(entry.attempt_id)
             if answer == Answer.STALE:
-                log.warning("attempt %s of job %s had passed to another; its end was dropped", entry.attempt, entry.job_id)
+                log.warning(
+                    "attempt %s of job %s had passed to another; its end was dropped",
+                    entry.attempt,
+                    entry.job_id,
+                )
             self._notice("ended", entry, outcome=outcome or str(answer), message=finished.message)
         self._claims.slot_freed()
 
@@ -390,9 +401,7 @@ class Agent:
 
     def _request_stop(self, entry: Entry, cause: StopCause) -> None:
         try:
-            request_stop(
-                self._db, entry.tenant_id, entry.job_id, "node", "the node is drained", cause
-            )
+            request_stop(self._db, entry.tenant_id, entry.job_id, "node", "the node is drained", cause)
         except FabricError as exc:
             log.warning("job %s could not be stopped: %s", entry.job_id, exc.message)
         self.wake()

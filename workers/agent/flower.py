@@ -1,4 +1,4 @@
-"""Attempts as Celery task events, so that Flower shows one task per attempt. Sent in groups, dropped when nobody listens.
+"""Attempts as Celery task events, so that Flower shows one task per attempt. Sent in groups, never waited for.
 
 A thread and a connection of its own: neither the broker nor Flower can ever slow a job.
 """
@@ -28,7 +28,7 @@ KINDS = {
 
 
 class TaskEvents:
-    """Turns an agent's notices into task events under the worker's name: uuid = attempt, name = job type, args = job id."""
+    """Turns an agent's notices into the worker's task events: uuid = attempt, name = job type, args = job id."""
 
     def __init__(self, app: Celery, agent: Agent, hostname: str) -> None:
         self._app = app
@@ -90,7 +90,11 @@ def _event(notice: Notice) -> tuple[str, dict[str, Any]]:
     if notice.kind in {"received", "started"}:
         return f"task-{notice.kind}", {}
     runtime = notice.detail.get("runtime", 0.0)
-    fields: dict[str, Any] = {"runtime": runtime, "received": notice.at - runtime, "started": notice.at - runtime}
+    fields: dict[str, Any] = {
+        "runtime": runtime,
+        "received": notice.at - runtime,
+        "started": notice.at - runtime,
+    }
     outcome = notice.detail.get("outcome", "")
     kind = KINDS.get(outcome, "task-failed")
     message = notice.detail.get("message", "")
@@ -99,5 +103,3 @@ def _event(notice: Notice) -> tuple[str, dict[str, Any]]:
     else:
         fields |= {"exception": message or outcome, "traceback": "", "terminated": kind == "task-revoked"}
     return kind, fields
-
-

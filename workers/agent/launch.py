@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import PurePosixPath
 
 from app.domain.job import Assignment
 from workers.runners.base import RunSpec
@@ -65,5 +65,5 @@ def _argv(one: Assignment) -> list[str]:
         return [*one.command, *one.arguments]
     if one.script is not None:
         return ["/bin/sh", "-c", one.script, "sh", *one.arguments]
-    name = os.path.basename((one.binary_url or "").split("?")[0].split("#")[0]) or "program"
+    name = PurePosixPath((one.binary_url or "").split("?")[0].split("#")[0]).name or "program"
     return [name, *one.arguments]

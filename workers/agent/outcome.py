@@ -46,7 +46,7 @@ def message_of(record: ExitRecord) -> str:
 
 
 def ending_of_failed_fetch(error: ArtifactError) -> Ending:
-    """The ending of an attempt whose program could not be had: refused for good, the node's fault, or a plain failure."""
+    """How an attempt without its program ends: refused for good, the node's fault, or a plain failure."""
     if error.node_fault:
         return Ending(started=False, node_fault=True)
     if error.retryable:

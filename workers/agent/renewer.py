@@ -43,7 +43,7 @@ class Renewer:
         self._stale = stale
         self._wake = threading.Event()
         self._stopped = threading.Event()
-        self._suspects: tuple[int, frozenset[UUID]] = (-1, frozenset())
+        self._suspects: frozenset[UUID] = frozenset()
         self.failures = 0
         self._thread = threading.Thread(target=self._run, name="renewer", daemon=True)
 
@@ -109,12 +109,12 @@ class Renewer:
         here = set(self._registry.ids())
         orphans = [orphan for orphan in answer.orphans if orphan.attempt_id not in here]
         if not quiet or claims != self._claims.claims_begun:
-            self._suspects = (-1, frozenset())
+            self._suspects = frozenset()
             if orphans:
                 self._wake.set()
             return
-        before, suspects = self._suspects
-        self._suspects = (claims, frozenset(orphan.attempt_id for orphan in orphans))
+        suspects = self._suspects
+        self._suspects = frozenset(orphan.attempt_id for orphan in orphans)
         sure = [orphan for orphan in orphans if orphan.attempt_id in suspects]
         if sure:
             log.warning("handing back %d allocations that this node does not run", len(sure))

@@ -1,4 +1,4 @@
-"""The reporting loop: starts, output and ends go to the database in batches, output always before the end it belongs to.
+"""The reporting loop: starts, output and ends go to the database in batches, output always before its end.
 
 An end is told until the database has answered; only then does the runner forget the attempt.
 """
@@ -121,7 +121,12 @@ class Reporter:
                 pause = 0.0
             except Exception as exc:
                 level = logging.WARNING if isinstance(exc, FabricError) else logging.ERROR
-                log.log(level, "report failed, it will be told again: %s", exc, exc_info=not isinstance(exc, FabricError))
+                log.log(
+                    level,
+                    "report failed, it will be told again: %s",
+                    exc,
+                    exc_info=not isinstance(exc, FabricError),
+                )
                 pause = min(2.0, (pause or 0.05) * 2)
                 with self._condition:
                     for key, finished in ends:
@@ -203,7 +208,12 @@ class Reporter:
         packed = zlib.compress(data, 1) if len(data) > 512 else data
         codec = 1 if len(packed) < len(data) else 0
         entry.unsure = Chunk(
-            entry.attempt_id, entry.log_day, entry.stored, after - entry.stored, codec, packed if codec else data
+            entry.attempt_id,
+            entry.log_day,
+            entry.stored,
+            after - entry.stored,
+            codec,
+            packed if codec else data,
         )
         return entry.unsure
 

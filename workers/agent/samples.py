@@ -63,8 +63,6 @@ class Sampler:
             seen[attempt_id] = (now, sample.cpu_seconds)
             then, used = self._before.get(attempt_id, (0.0, 0.0))
             cores = (sample.cpu_seconds - used) / (now - then) if then and now > then else None
-            rows.append(
-                {"attempt_id": attempt_id, "at": at, "cpu_cores": cores, "memory_bytes": sample.memory_bytes}
-            )
+            rows.append({"attempt_id": attempt_id, "at": at, "cpu_cores": cores, "memory_bytes": sample.memory_bytes})
         self._before = seen
         return rows
