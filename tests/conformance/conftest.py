@@ -78,6 +78,12 @@ def plain_lab(node_directory: Path) -> Iterator[Lab]:
 
 
 @pytest.fixture
+def slot_lab(node_directory: Path) -> Iterator[Lab]:
+    """Real processes, each slot with a user of its own, without control groups."""
+    yield from _lab(SLOT_USERS, node_directory)
+
+
+@pytest.fixture
 def cgroup_lab(node_directory: Path) -> Iterator[Lab]:
     """Real processes in control groups."""
     yield from _lab(CGROUPS, node_directory)

@@ -184,12 +184,17 @@ class KeeperClient:
 
     def shut_down(self, *, kill: bool) -> None:
         """End the keeper, and do not start another. Raises CommandFailed when it is busy and not to kill."""
-        self._last = True
+        with self._lock:
+            # A reconnect that is under way comes first: from then on a broken connection is the end.
+            self._connected.wait_for(lambda: self._sock is not None or self._closed, START_TIMEOUT_S)
+            self._last = True
         try:
             self.call("shutdown", kill=kill)
         except CommandFailed:
             self._last = False
             raise
+        except RunnerUnavailable:
+            log.info("the keeper of %s ended before it was told to", self._options.directory)
         self._thread.join(START_TIMEOUT_S)
 
     def close(self) -> None:
@@ -248,6 +253,9 @@ class KeeperClient:
             finally:
                 self._disconnected(sock)
             sock = None
+        with self._lock:
+            self._closed = True
+            self._connected.notify_all()
 
     def _converse(self, sock: socket.socket) -> None:
         stream = _Lines(sock)

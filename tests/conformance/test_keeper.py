@@ -1,0 +1,350 @@
+"""What only real processes can show: nothing outlives a job, a keeper, a lease or a full disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.conftest import PLAIN
+from tests.conformance.lab import PATH, Lab, boottime, eventually
+from workers.keeper.processes import all_pids, is_zombie
+from workers.runners.base import RunnerUnavailable, StartRefused
+from workers.runners.fake import Script
+from workers.runners.keeper_client import ALREADY_SERVED, KeeperOptions, connect
+from workers.runners.process import ProcessRunner
+
+LONG = Script(duration_s=None, output="ready\n")
+
+
+def unique_sleep() -> str:
+    """Return arguments for a sleep that can be found again among all processes."""
+    return f"{1000 + secrets.randbelow(8000)}.{secrets.randbelow(10**9):09d}"
+
+
+def alive(sleep: str) -> list[int]:
+    """Return the processes that have the argument and have not ended."""
+    found = []
+    for pid in all_pids():
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if words[:1] == [b"sleep"] and sleep.encode() in words and not is_zombie(pid):
+                found.append(pid)
+    return found
+
+
+# A daemon as it is in the books (two forks and a session of its own), and one that also hides its environment.
+DAEMONS = {
+    "background": "sleep {s} &",
+    "daemon": "(setsid sh -c 'sleep {s} & sleep {s}' &)",
+    "hidden": "(env -i PATH=$PATH setsid sh -c 'sleep {s} & sleep {s}' >/dev/null 2>&1 </dev/null &)",
+}
+
+
+@pytest.mark.parametrize("kind", DAEMONS)
+def test_no_process_outlives_its_job(keeper_lab: Lab, kind: str) -> None:
+    sleep = unique_sleep()
+    record = keeper_lab.run_program("a1", ["/bin/sh", "-c", DAEMONS[kind].format(s=sleep) + "\nexit 4"])
+    assert alive(sleep) == []
+    assert (record.exit_code, record.survivors) == (4, 0)
+
+
+@pytest.mark.parametrize("kind", DAEMONS)
+def test_stop_takes_daemons_along(keeper_lab: Lab, kind: str) -> None:
+    sleep = unique_sleep()
+    program = DAEMONS[kind].format(s=sleep) + "\necho ready\nsleep 1000"
+    keeper_lab.runner.start(keeper_lab.program("a1", ["/bin/sh", "-c", program]))
+    keeper_lab.printed("a1")
+    eventually(lambda: alive(sleep), "daemon")
+    keeper_lab.runner.stop("a1", 0.2, "cancel")
+    keeper_lab.ended("a1")
+    assert alive(sleep) == []
+
+
+def test_grandchild_that_holds_the_pipe_does_not_hold_up_the_end(keeper_lab: Lab) -> None:
+    sleep = unique_sleep()
+    record = keeper_lab.run_program("a1", ["/bin/sh", "-c", f"setsid sleep {sleep} & echo done; exit 0"])
+    assert record.exit_code == 0
+    assert keeper_lab.text("a1") == "done\n"
+    assert alive(sleep) == []
+
+
+@pytest.mark.parametrize("kind", DAEMONS)
+def test_killed_keeper_takes_its_jobs_along_and_the_next_one_tells(keeper_lab: Lab, kind: str) -> None:
+    sleep = unique_sleep()
+    program = DAEMONS[kind].format(s=sleep) + f"\necho ready\nsleep {sleep}"
+    keeper_lab.runner.start(keeper_lab.program("a1", ["/bin/sh", "-c", program], attempt=3))
+    keeper_lab.printed("a1")
+    eventually(lambda: len(alive(sleep)) >= 2, "all processes")
+    os.kill(keeper_lab.keeper.hello["pid"], signal.SIGKILL)
+    record = keeper_lab.ended("a1")
+    assert alive(sleep) == []
+    assert record.keeper_lost and record.attempt == 3
+    assert (record.exit_code, record.signal, record.survivors) == (None, None, 0)
+    assert keeper_lab.text("a1") == "ready\n"
+
+
+@pytest.mark.parametrize("kind", ["background", "daemon"])
+def test_next_keeper_ends_what_both_dead_processes_left(keeper_lab: Lab, kind: str) -> None:
+    sleep = unique_sleep()
+    program = DAEMONS[kind].format(s=sleep) + f"\necho ready\nsleep {sleep}"
+    keeper_lab.runner.start(keeper_lab.program("a1", ["/bin/sh", "-c", program]))
+    keeper_lab.printed("a1")
+    hello = dict(keeper_lab.keeper.hello)
+    os.kill(hello["guard_pid"], signal.SIGSTOP)
+    os.kill(hello["pid"], signal.SIGKILL)
+    os.kill(hello["guard_pid"], signal.SIGKILL)
+    record = keeper_lab.ended("a1")
+    assert record.keeper_lost
+    assert alive(sleep) == []
+
+
+def test_keeper_without_its_guard_ends_in_order(keeper_lab: Lab) -> None:
+    keeper_lab.runner.start(keeper_lab.spec("a1", LONG))
+    keeper_lab.printed("a1")
+    os.kill(keeper_lab.keeper.hello["guard_pid"], signal.SIGKILL)
+    record = keeper_lab.ended("a1")
+    assert (record.stop_cause, record.keeper_lost) == ("keeper_shutdown", False)
+
+
+@pytest.mark.parametrize("which", ["pid", "guard_pid"])
+def test_sigterm_ends_jobs_with_a_record(plain_lab: Lab, which: str) -> None:
+    plain_lab.runner.start(plain_lab.spec("a1", LONG))
+    plain_lab.printed("a1")
+    os.kill(plain_lab.keeper.hello[which], signal.SIGTERM)
+    assert plain_lab.ended("a1").stop_cause == "keeper_shutdown"
+
+
+def test_lease_is_enforced_while_the_agent_is_gone(keeper_lab: Lab) -> None:
+    sleep = unique_sleep()
+    program = f"trap '' TERM\necho ready\nsleep {sleep}"
+    keeper_lab.runner.start(keeper_lab.program("a1", ["/bin/sh", "-c", program], deadline=boottime() + 1.0))
+    keeper_lab.printed("a1")
+    eventually(lambda: alive(sleep), "job")
+    keeper_lab.runner.close()
+    eventually(lambda: not alive(sleep), "end by the keeper alone")
+    keeper_lab.open()
+    (held,) = keeper_lab.runner.attach()
+    assert held.record is not None and held.record.lease_lost
+
+
+def test_endless_output_neither_blocks_nor_grows_the_keeper(plain_lab: Lab) -> None:
+    program = "head -c 300000000 /dev/zero"
+    plain_lab.runner.start(plain_lab.program("a1", ["/bin/sh", "-c", program], log_cap_bytes=1_000_000))
+    plain_lab.runner.start(plain_lab.program("a2", ["/usr/bin/yes"], log_cap_bytes=1_000_000))
+    record = plain_lab.ended("a1")
+    assert record.truncated_bytes == 299_000_000
+    status = Path(f"/proc/{plain_lab.keeper.hello['pid']}/status").read_text(encoding="ascii")
+    memory_kib = int(status.split("VmHWM:")[1].split()[0])
+    assert memory_kib < 40_000
+    plain_lab.runner.stop("a2", 10.0, "cancel")
+    assert plain_lab.ended("a2").signal == signal.SIGTERM
+
+
+def test_memory_limit_kills_and_says_so(cgroup_lab: Lab) -> None:
+    program = "head -c 200000000 /dev/zero | tail -c 200000000 | wc -c"
+    record = cgroup_lab.run_program("a1", ["/bin/sh", "-c", program], memory_bytes=32 << 20)
+    assert record.oom
+    assert record.peak_memory_bytes is not None and record.peak_memory_bytes <= 32 << 20
+
+
+def test_memory_within_the_limit_is_no_oom(cgroup_lab: Lab) -> None:
+    record = cgroup_lab.run("a1", Script(output="x"), memory_bytes=64 << 20)
+    assert not record.oom and record.exit_code == 0
+
+
+def test_cpu_limit_holds(cgroup_lab: Lab) -> None:
+    record = cgroup_lab.run_program(
+        "a1", ["/bin/sh", "-c", "while :; do :; done"], cpus_milli=100, time_limit_s=1.5, grace_s=0.1
+    )
+    assert record.limit_hit == "time"
+    assert record.cpu_seconds is not None and record.cpu_seconds < 0.6
+
+
+def test_processes_are_limited_and_a_fork_bomb_ends(sandbox_lab: Lab) -> None:
+    program = "b() { b | b & }; b; echo ready; sleep 1000"
+    sandbox_lab.runner.start(sandbox_lab.program("a1", ["/bin/sh", "-c", program], pids_max=50))
+    sandbox_lab.printed("a1")
+    sandbox_lab.runner.kill("a1", "cancel")
+    assert sandbox_lab.ended("a1").survivors == 0
+
+
+def test_fork_bomb_of_a_slot_user_ends(slot_lab: Lab) -> None:
+    program = "b() { b | b & }; b; echo ready; sleep 1000"
+    slot_lab.runner.start(slot_lab.program("a1", ["/bin/sh", "-c", program], pids_max=50))
+    slot_lab.printed("a1")
+    slot_lab.runner.kill("a1", "cancel")
+    assert slot_lab.ended("a1").survivors == 0
+
+
+def test_busy_slot_is_refused(slot_lab: Lab) -> None:
+    slot_lab.runner.start(slot_lab.spec("a1", LONG, slot=4))
+    with pytest.raises(StartRefused, match="slot 4") as refused:
+        slot_lab.runner.start(slot_lab.spec("a2", LONG, slot=4))
+    assert refused.value.code == "slot"
+
+
+def test_script_without_its_interpreter_is_a_spawn_error(keeper_lab: Lab) -> None:
+    script = keeper_lab.directory / "script"
+    script.write_text("#!/nonexistent/python\n", encoding="ascii")
+    script.chmod(0o755)
+    record = keeper_lab.run_program("a1", ["script"], executable=str(script))
+    assert record.spawn_error is not None and "/nonexistent/python" in record.spawn_error
+
+
+def test_file_that_is_no_program_is_a_spawn_error(plain_lab: Lab) -> None:
+    file = plain_lab.directory / "data"
+    file.write_bytes(b"\x00\x01\x02")
+    file.chmod(0o755)
+    record = plain_lab.run_program("a1", ["data"], executable=str(file))
+    assert record.spawn_error is not None and "not a program" in record.spawn_error
+
+
+def test_environment_is_exactly_the_spec_and_the_marker(keeper_lab: Lab) -> None:
+    keeper_lab.run_program("a1", ["/usr/bin/env"], env={"PATH": PATH, "GREETING": "hello world"})
+    names = {line.split("=")[0] for line in keeper_lab.text("a1").splitlines()}
+    assert names - {"PWD"} == {"PATH", "GREETING", "CFAB_ATTEMPT_TOKEN"}
+    assert "GREETING=hello world" in keeper_lab.text("a1")
+
+
+def test_job_runs_in_its_own_directory_without_core_files(keeper_lab: Lab) -> None:
+    keeper_lab.run_program("a1", ["/bin/sh", "-c", "pwd; ulimit -c; ulimit -n; touch here && ls"])
+    work = keeper_lab.runner.work_dir("a1")
+    assert keeper_lab.text("a1").splitlines() == [work, "0", "1024", "here"]
+
+
+def test_program_may_be_found_in_the_jobs_own_path(keeper_lab: Lab) -> None:
+    assert keeper_lab.run_program("a1", ["true"]).exit_code == 0
+    missing = keeper_lab.run_program("a2", ["no-such-program"])
+    assert missing.spawn_error is not None and "no-such-program" in missing.spawn_error
+
+
+def test_privileges_are_gone(keeper_lab: Lab) -> None:
+    keeper_lab.run_program("a1", ["/bin/cat", "/proc/self/status"])
+    status = dict(line.split(":\t", 1) for line in keeper_lab.text("a1").splitlines() if ":\t" in line)
+    assert status["NoNewPrivs"] == "1"
+    if keeper_lab.mode.uid_base is not None:
+        assert status["Uid"].split() == [str(keeper_lab.mode.uid_base)] * 4
+        assert status["CapEff"].strip("0") == "" and status["CapPrm"].strip("0") == ""
+
+
+def test_no_descriptor_of_the_keeper_reaches_a_job(keeper_lab: Lab) -> None:
+    keeper_lab.run_program("a1", ["/bin/ls", "/proc/self/fd"])
+    assert set(keeper_lab.text("a1").split()) == {"0", "1", "2", "3"}
+
+
+def test_many_files_are_removed_without_holding_up(keeper_lab: Lab) -> None:
+    keeper_lab.run_program("a1", ["/bin/sh", "-c", "mkdir -p a/b/c; for i in $(seq 300); do echo > a/$i; done"])
+    keeper_lab.runner.forget(["a1"])
+    root = keeper_lab.directory
+    assert not (root / "attempts" / "a1").exists()
+    eventually(lambda: not list((root / "trash").iterdir()), "empty trash")
+
+
+def test_no_child_stays_unreaped(keeper_lab: Lab) -> None:
+    for number in range(5):
+        keeper_lab.run_program(f"a{number}", ["/bin/sh", "-c", "(setsid true &) ; true"], slot=number)
+    pid = keeper_lab.keeper.hello["pid"]
+    eventually(lambda: not Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii"), "empty house")
+
+
+def test_second_keeper_is_refused(plain_lab: Lab) -> None:
+    done = subprocess.run(
+        KeeperOptions(plain_lab.directory).command(), capture_output=True, check=False, env={}, timeout=30
+    )
+    assert done.returncode == ALREADY_SERVED
+    assert b"another keeper serves" in done.stderr
+
+
+def test_keeper_that_cannot_start_says_why(node_directory: Path) -> None:
+    with pytest.raises(RunnerUnavailable, match="uid-base 5"):
+        ProcessRunner(KeeperOptions(node_directory, uid_base=5))
+
+
+def test_full_disk_costs_output_and_nothing_else(node_directory: Path) -> None:
+    disk = node_directory / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m,mode=711", "none", str(disk)], check=False, capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no small disk here: {mounted.stderr.decode().strip()}")
+    lab = Lab(PLAIN, disk)
+    try:
+        record = lab.run("a1", Script(floods_bytes=4_000_000, exit_code=6))
+        assert record.exit_code == 6
+        assert record.truncated_bytes > 2_000_000
+        assert len(lab.text("a1")) + record.truncated_bytes == 4_000_000
+        with pytest.raises(StartRefused, match="No space left"):
+            for number in range(2000):
+                lab.runner.start(lab.spec(f"b{number}", Script()))
+    finally:
+        lab.close()
+        subprocess.run(["umount", "-l", str(disk)], check=False)
+
+
+def test_bad_requests_are_answered_and_harm_nothing(plain_lab: Lab) -> None:
+    sock = connect(plain_lab.directory)
+    with sock, sock.makefile("rb") as lines:
+        for line in (b"not json", b'{"cmd": "fly", "id": 1}', b'{"cmd": "start", "id": 2}', b"[]", b'{"cmd": {}}'):
+            sock.sendall(line + b"\n")
+            assert b'"error"' in lines.readline()
+        sock.shutdown(socket.SHUT_WR)
+    assert plain_lab.run("a1", Script()).exit_code == 0
+
+
+def test_slow_client_is_told_to_ask_again(plain_lab: Lab) -> None:
+    sock = connect(plain_lab.directory)
+    with sock:
+        sock.sendall(b'{"cmd": "hello", "id": 1}\n')
+        # It asks for far more than the sockets hold and reads none of it meanwhile.
+        plain_lab.run("a1", Script())
+        for _ in range(40):
+            sock.sendall(b'{"cmd": "list", "id": 2}\n' * 500)
+        assert plain_lab.run("a2", Script()).exit_code == 0
+        sock.shutdown(socket.SHUT_WR)
+
+
+def test_hidden_host_is_hidden(sandbox_lab: Lab) -> None:
+    secret = sandbox_lab.directory / "secret"
+    secret.write_text("s", encoding="ascii")
+    program = f"ls {sandbox_lab.directory}; cat {secret}; ls /root /home; echo x > /usr/x; echo x > /x; ls /proc"
+    sandbox_lab.run_program("a1", ["/bin/sh", "-c", program])
+    said = sandbox_lab.text("a1", 1).split()
+    assert "attempts" in said and "secret" not in said and "keeper.sock" not in said
+    errors = sandbox_lab.text("a1", 2)
+    assert errors.count("No such file") == 3
+    assert errors.count("Read-only file system") == 2
+    assert len([name for name in said if name.isdigit()]) <= 4
+
+
+def test_listed_directories_are_covered(sandbox_lab: Lab) -> None:
+    sandbox_lab.run_program("a1", ["/bin/sh", "-c", "ls /usr/share | wc -l"], hide=["/usr/share", "/nonexistent"])
+    assert sandbox_lab.text("a1").strip() == "0"
+
+
+def test_network_can_be_taken_away(sandbox_lab: Lab) -> None:
+    sandbox_lab.run_program("a1", ["/bin/cat", "/proc/net/dev"], network="none")
+    assert "eth" not in sandbox_lab.text("a1") and "lo:" in sandbox_lab.text("a1")
+
+
+def test_artifact_is_readable_and_not_writable(sandbox_lab: Lab) -> None:
+    cache = sandbox_lab.directory / "cache"
+    cache.mkdir(mode=0o711)
+    artifact = cache / "abc"
+    artifact.write_text('#!/bin/sh\necho "$0 $1"; echo x >> "$0"\n', encoding="ascii")
+    artifact.chmod(0o777)
+    sandbox_lab.run_program("a1", ["abc", "one"], executable=str(artifact))
+    assert sandbox_lab.text("a1", 1) == f"{artifact} one\n"
+    assert "Read-only" in sandbox_lab.text("a1", 2)
+
+
+def test_nested_namespaces_are_refused(sandbox_lab: Lab) -> None:
+    record = sandbox_lab.run_program("a1", ["/usr/bin/unshare", "--user", "true"])
+    assert record.exit_code not in (0, None)
