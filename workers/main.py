@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from config.celery import CLASS_QUEUES, node_queue
 from config.logs import set_up_logging
 from config.settings import Settings, SettingsError
 from workers.agent.agent import Agent, Confinement
+from workers.agent.capacity import host_identity
 from workers.agent.step import install
 from workers.artifacts import ArtifactCache, CacheUnusable, FetchPolicy
 from workers.runners.base import RunnerError
@@ -28,6 +31,7 @@ from workers.sandbox.detect import SandboxUnavailable, detect
 log = logging.getLogger(__name__)
 
 EXIT_SETUP = 2
+AGENT_WAIT_S = 20
 
 
 def build_agent(settings: Settings) -> Agent:
@@ -37,6 +41,7 @@ def build_agent(settings: Settings) -> Agent:
         log.warning("%s", warning)
     root = Path(os.path.realpath(settings.work_dir)) / settings.node
     root.mkdir(mode=0o711, parents=True, exist_ok=True)
+    _take_node(root)
     policy = FetchPolicy(
         schemes=frozenset(settings.fetch_schemes), hosts=settings.fetch_hosts,
         allow_loopback=settings.fetch_allow_loopback, allow_private=settings.fetch_allow_private,
@@ -58,7 +63,21 @@ def build_agent(settings: Settings) -> Agent:
         faults=parse_faults(settings.faults) if settings.faults else None,
     )  # fmt: skip
     confinement = Confinement(plan.sandbox, settings.job_network, hide)
-    return Agent(db, settings, runner, cache, Ringer(settings), confinement, stale=_end_this_process)
+    return Agent(
+        db, settings, runner, cache, Ringer(settings), confinement, host_identity(str(root)), stale=_end_this_process
+    )
+
+
+def _take_node(root: Path) -> None:
+    """Makes this process the only agent of `root` till it ends: waits a little for one that is just stopping."""
+    lock = os.open(root / "agent.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    for _ in range(AGENT_WAIT_S * 10):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(0.1)
+    raise SettingsError(f"another worker serves {root}; stop it first, or set CFAB_NODE_NAME to a name of its own")
 
 
 def run(settings: Settings, argv: Sequence[str] = ()) -> int:

@@ -8,7 +8,7 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from app.domain.errors import NotFound, StaleIncarnation
+from app.domain.errors import NotFound, Refused, StaleIncarnation
 from app.domain.resources import Gpu
 from app.domain.states import StopCause
 from app.storage import attempts, leases, logs
@@ -29,6 +29,7 @@ class NodeOffer:
     gpus: Sequence[Gpu] = ()
     runners: Sequence[str] = ("process",)
     ip: str | None = None
+    host: str = ""
     cluster: str = "default"
     labels: Mapping[str, str] = field(default_factory=dict)
     version: str = ""
@@ -62,16 +63,36 @@ class Renewal:
     draining: bool
 
 
-def register(db: Database, offer: NodeOffer) -> UUID:
-    """Writes the node under a new incarnation and returns it. An older agent of this name is refused from then on."""
+@dataclass(frozen=True)
+class Registration:
+    """A node's new incarnation, and whether the one before ran on this very host (so that what it lost is known)."""
+
+    incarnation: UUID
+    same_host: bool
+
+
+def register(db: Database, offer: NodeOffer, lease_s: float) -> Registration:
+    """Writes the node under a new incarnation. An older agent of this name is refused from then on.
+
+    Raises Refused while a node of this name lives on another host: two hosts with one name would end each other's jobs.
+    """
     incarnation = uuid4()
     with db.transaction("register") as tx:
+        before = stored.lock_host(tx, offer.node_id)
+        same = before is None or before.host in {"", offer.host}
+        if before is not None and (before.kind != "agent" or not same) and before.silent_s < lease_s:
+            raise Refused(
+                f"The name {offer.node_id!r} belongs to another executor that was seen {before.silent_s:.0f} s ago; "
+                "set CFAB_NODE_NAME to a name of this host's own.",
+                node=offer.node_id,
+            )
         stored.register(
             tx,
             {
                 "id": offer.node_id,
                 "kind": "agent",
                 "incarnation": incarnation,
+                "host": offer.host,
                 "protocol": PROTOCOL,
                 "capabilities": list(offer.runners),
                 "slots": offer.slots,
@@ -84,7 +105,7 @@ def register(db: Database, offer: NodeOffer) -> UUID:
                 "version": offer.version,
             },
         )
-    return incarnation
+    return Registration(incarnation, same)
 
 
 def renew(db: Database, node_id: str, incarnation: UUID, held: Sequence[Held], lease_s: float) -> Renewal:

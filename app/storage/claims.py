@@ -129,7 +129,8 @@ def write_holds(tx: Tx, node: Row, holds: Sequence[Hold], lease_s: float, runnin
         """WITH held AS (
             SELECT * FROM unnest(%(attempts)s::uuid[], %(jobs)s::uuid[], %(numbers)s::int[], %(tokens)s::uuid[],
                 %(tenants)s::uuid[], %(cpus)s::bigint[], %(memory)s::bigint[], %(gpus)s::int[],
-                %(gpu_memory)s::bigint[]) AS h (attempt_id, job_id, number, token, tenant_id, cpus, memory, gpus, gpu_memory)
+                %(gpu_memory)s::bigint[])
+                AS h (attempt_id, job_id, number, token, tenant_id, cpus, memory, gpus, gpu_memory)
         ), a AS (
             INSERT INTO attempt (id, job_id, number, node_id, node_ip, token, log_day, started_at)
             SELECT attempt_id, job_id, number, %(node)s, %(ip)s, token, CURRENT_DATE,

@@ -12,16 +12,26 @@ from app.storage.database import Json, Row, Tx
 def register(tx: Tx, node: Mapping[str, Any]) -> None:
     """Writes a node with its incarnation; whoever held the name before is stale from now on."""
     tx.run(
-        """INSERT INTO node AS n (id, kind, incarnation, protocol, state, capabilities, slots, cpus_milli, memory_bytes,
-            gpus, ip, cluster, labels, version, last_seen_at)
-        VALUES (%(id)s, %(kind)s, %(incarnation)s, %(protocol)s, 'ready', %(capabilities)s, %(slots)s, %(cpus_milli)s,
-            %(memory_bytes)s, %(gpus)s, %(ip)s, %(cluster)s, %(labels)s, %(version)s, now())
+        """INSERT INTO node AS n (id, kind, incarnation, host, protocol, state, capabilities, slots, cpus_milli,
+            memory_bytes, gpus, ip, cluster, labels, version, last_seen_at)
+        VALUES (%(id)s, %(kind)s, %(incarnation)s, %(host)s, %(protocol)s, 'ready', %(capabilities)s,
+            %(slots)s, %(cpus_milli)s, %(memory_bytes)s, %(gpus)s, %(ip)s, %(cluster)s, %(labels)s, %(version)s, now())
         ON CONFLICT (id) DO UPDATE SET kind = EXCLUDED.kind, incarnation = EXCLUDED.incarnation,
-            protocol = EXCLUDED.protocol, state = CASE WHEN n.state = 'draining' THEN n.state ELSE 'ready' END,
+            host = EXCLUDED.host, protocol = EXCLUDED.protocol,
+            state = CASE WHEN n.state = 'draining' THEN n.state ELSE 'ready' END,
             capabilities = EXCLUDED.capabilities, slots = EXCLUDED.slots, cpus_milli = EXCLUDED.cpus_milli,
             memory_bytes = EXCLUDED.memory_bytes, gpus = EXCLUDED.gpus, ip = EXCLUDED.ip, cluster = EXCLUDED.cluster,
             labels = EXCLUDED.labels, version = EXCLUDED.version, last_seen_at = now()""",
         {**node, "gpus": Json(node["gpus"]), "labels": Json(node["labels"])},
+    )
+
+
+def lock_host(tx: Tx, node_id: str) -> Row | None:
+    """Which host a node's name belongs to and how many seconds ago it was seen, locked; None for a new name."""
+    return tx.row(
+        """SELECT host, kind, extract(epoch FROM clock_timestamp() - last_seen_at)::float AS silent_s FROM node
+        WHERE id = %(id)s FOR NO KEY UPDATE""",
+        {"id": node_id},
     )
 
 

@@ -76,6 +76,7 @@ node = Table(
     Column("id", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("incarnation", Uuid, nullable=False),
+    Column("host", Text, server_default=text("''::text"), nullable=False),
     Column("protocol", Integer, nullable=False),
     Column("state", Text, server_default=text("'ready'::text"), nullable=False),
     Column("capabilities", ARRAY(Text), server_default=text("'{}'::text[]"), nullable=False),

@@ -23,6 +23,7 @@ CREATE TABLE node (
     id text CONSTRAINT pk_node PRIMARY KEY,
     kind text NOT NULL CONSTRAINT ck_node_kind CHECK (kind IN ('agent', 'external')),
     incarnation uuid NOT NULL,
+    host text NOT NULL DEFAULT '',
     protocol integer NOT NULL,
     state text NOT NULL DEFAULT 'ready' CONSTRAINT ck_node_state CHECK (state IN ('ready', 'draining', 'offline')),
     capabilities text[] NOT NULL DEFAULT '{}',

@@ -85,6 +85,7 @@ class Agent:
         cache: ArtifactCache,
         ringer: Ringer,
         confinement: Confinement,
+        host: str,
         runners: tuple[str, ...] = ("process",),
         stale: Callable[[], None] | None = None,
     ) -> None:
@@ -95,7 +96,7 @@ class Agent:
         self._ringer = ringer
         self._confinement = confinement
         self._on_stale = stale or (lambda: None)
-        self.offer = offer(settings, runners, _version())
+        self.offer = offer(settings, runners, _version(), host)
         self.registry = Registry(self.offer.slots)
         self.notices: deque[Notice] = deque(maxlen=20_000)
         self.noticed = threading.Event()
@@ -127,7 +128,7 @@ class Agent:
         pause = 0.1
         while not self._stopping.is_set():
             try:
-                incarnation = nodes.register(self._db, self.offer)
+                registered = nodes.register(self._db, self.offer, self._settings.lease_s)
                 break
             except FabricError as exc:
                 log.warning("cannot register yet: %s", exc.message)
@@ -135,9 +136,9 @@ class Agent:
                 pause = min(5.0, pause * 2)
         else:
             return
-        self._claims.who = replace(self._claims.who, incarnation=incarnation)
+        self._claims.who = replace(self._claims.who, incarnation=registered.incarnation)
         self._runner.subscribe(self._on_event)
-        self._adopt()
+        self._adopt(registered.same_host)
         self._reporter.start()
         self._renewer.start()
         self._sampler.start()
@@ -406,10 +407,14 @@ class Agent:
             log.warning("job %s could not be stopped: %s", entry.job_id, exc.message)
         self.wake()
 
-    def _adopt(self) -> None:
-        """Finds again what an earlier agent of this node left with the keeper, and hands back what it lost."""
-        leased = nodes.list_leases(self._db, self.offer.node_id)
+    def _adopt(self, same_host: bool) -> None:
+        """Finds again what an earlier agent of this node left with the keeper, and hands back what it lost.
+
+        The keeper is asked before the database: what it holds and has no lease then is surely no longer ours. What a
+        former host of this name held is left to its deadline, since nobody here can know that it has ended.
+        """
         held = {UUID(h.attempt_id): h for h in self._runner.attach()}
+        leased = nodes.list_leases(self._db, self.offer.node_id)
         known = nodes.describe_attempts(self._db, list(leased))
         for attempt_id, h in held.items():
             row = leased.get(attempt_id)
@@ -441,7 +446,7 @@ class Agent:
             for attempt_id, row in leased.items()
             if attempt_id not in held
         ]
-        if gone:
+        if gone and same_host:
             log.warning("handing back %d attempts that this node no longer runs", len(gone))
             self._hand_back(gone)
         if held:

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import socket
+from pathlib import Path
 from uuid import NAMESPACE_DNS, uuid5
 
 import psutil
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 _GPU = re.compile(r"(?:(\d+)x)?([A-Za-z0-9_.]+(?:-[A-Za-z0-9_.]+)*?)-(\d+)GB", re.IGNORECASE)
 
 
-def offer(settings: Settings, runners: tuple[str, ...], version: str) -> NodeOffer:
+def offer(settings: Settings, runners: tuple[str, ...], version: str, host: str) -> NodeOffer:
     """This host's capacity as configured, or as found."""
     cores = os.cpu_count() or 1
     memory = psutil.virtual_memory().total
@@ -32,6 +33,7 @@ def offer(settings: Settings, runners: tuple[str, ...], version: str) -> NodeOff
         gpus=simulate(settings.simulate_gpus, settings.node) if simulated else select(measure(), settings.gpus),
         runners=runners,
         ip=address(),
+        host=host,
         version=version,
     )
 
@@ -71,6 +73,15 @@ def select(gpus: tuple[Gpu, ...], wanted: str) -> tuple[Gpu, ...]:
         have = ", ".join(f"{gpu.index} {gpu.uuid}" for gpu in gpus) or "none"
         raise SettingsError(f"CFAB_GPUS={wanted!r} names GPUs that are not here; there are: {have}")
     return chosen
+
+
+def host_identity(work_dir: str) -> str:
+    """What tells this host and its work directory from any other: the place where a keeper holds jobs."""
+    try:
+        machine = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    except OSError:
+        machine = ""
+    return f"{machine or socket.gethostname()}:{work_dir}"
 
 
 def address() -> str | None:
