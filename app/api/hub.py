@@ -1,0 +1,46 @@
+"""What every spoke shares in one API process: settings, database, ringer, and the budget of open streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Protocol, cast
+
+from flask import current_app
+
+from app.api.stream_budget import StreamBudget
+from app.domain.priority import PriorityClass
+from app.storage.database import Database
+from config.settings import Settings
+
+
+class Bells(Protocol):
+    """Wakes workers after a commit; never blocks, never raises."""
+
+    def ring(self, priority_class: PriorityClass) -> None:
+        """Says that a job of this class is waiting."""
+
+    def wake_node(self, node: str) -> None:
+        """Says to a node that one of its jobs is to be stopped."""
+
+
+@dataclass(frozen=True)
+class Hub:
+    """Made once by the factory; `closing` is set when the process is to end, and ends open streams."""
+
+    settings: Settings
+    db: Database
+    ringer: Bells
+    streams: StreamBudget
+    closing: Event = field(default_factory=Event)
+
+    def ring(self, classes: Iterable[PriorityClass]) -> None:
+        """Rings once for each distinct class. Call after the commit only."""
+        for priority_class in sorted(set(classes)):
+            self.ringer.ring(priority_class)
+
+
+def hub() -> Hub:
+    """The hub of the current application."""
+    return cast(Hub, current_app.extensions["cfab"])

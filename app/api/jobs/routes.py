@@ -1,0 +1,134 @@
+"""Routes of the jobs contract for users: submit, list, show, cancel, stop, and the same in bulk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from flask import Response, request
+
+from app.api.answers import json_answer
+from app.api.auth import principal
+from app.api.hub import hub
+from app.api.idempotency import REPLAYED, idempotency_key
+from app.api.jobs import schemas, translate
+from app.api.jobs.blueprint import blueprint
+from app.domain.errors import FabricError, NotFound
+from app.services import inspect, stop
+from app.services.submit import submit
+
+KEY_HEADER = {
+    "in": "header",
+    "name": "Idempotency-Key",
+    "schema": {"type": "string", "maxLength": 255},
+    "description": "The same request with the same key has one effect, and gets the first one's answer.",
+}
+
+
+@blueprint.route("/jobs", methods=["POST"])
+@blueprint.arguments(schemas.JobAsked)
+@blueprint.response(201, schemas.JobSubmitted)
+@blueprint.alt_response(409, schema=schemas.ErrorShown, description="The first request with this key still runs")
+@blueprint.alt_response(422, schema=schemas.ErrorShown, description="The key was used with another body")
+@blueprint.doc(summary="Submit a job", parameters=[KEY_HEADER])
+def submit_job(asked: Mapping[str, Any]) -> Response:
+    """Makes a job durable and pending; it runs as soon as a node has room for it."""
+    return _submit([asked], lambda jobs: (201, translate.submitted(jobs[0])))
+
+
+@blueprint.route("/jobs/bulk", methods=["POST"])
+@blueprint.arguments(schemas.BulkAsked(many=True))
+@blueprint.response(201, schemas.BulkSubmitted(many=True))
+@blueprint.alt_response(422, schema=schemas.ErrorShown, description="The key was used with another body")
+@blueprint.doc(summary="Submit up to 1000 jobs", parameters=[KEY_HEADER])
+def submit_jobs(asked: Sequence[Mapping[str, Any]]) -> Response:
+    """Makes all of the jobs durable in one transaction, or none."""
+    return _submit(asked, lambda jobs: (201, translate.bulk_submitted(jobs)))
+
+
+def _submit(asked: Sequence[Mapping[str, Any]], render: Any) -> Response:
+    shared = hub()
+    requests = [translate.job_request(one, shared.settings) for one in asked]
+    key = idempotency_key(request)
+    done = submit(shared.db, shared.settings, principal().tenant_id, requests, key, render)
+    if done.replay is not None:
+        status, body = done.replay
+        return json_answer(body, status, {REPLAYED: "true"})
+    shared.ring(job.priority_class for job in done.jobs)
+    status, body = render(done.jobs)
+    return json_answer(body, status)
+
+
+@blueprint.route("/jobs", methods=["GET"])
+@blueprint.arguments(schemas.ListAsked, location="query")
+@blueprint.response(200, schemas.JobListed(many=True), headers={"X-Total-Count": {"schema": {"type": "integer"}}})
+@blueprint.doc(summary="List jobs")
+def list_jobs(asked: Mapping[str, Any]) -> Response:
+    """Newest first; X-Total-Count says how many match in all."""
+    wanted = translate.job_filter(asked)
+    views, total = inspect.list_jobs(hub().db, principal().tenant_id, wanted, asked["limit"], asked["offset"])
+    return json_answer([translate.listed(view) for view in views], headers={"X-Total-Count": str(total)})
+
+
+@blueprint.route("/jobs/<job_id>", methods=["GET"])
+@blueprint.response(200, schemas.JobShown)
+@blueprint.alt_response(404, schema=schemas.ErrorShown)
+@blueprint.doc(summary="Show a job")
+def show_job(job_id: str) -> Response:
+    """What was asked, what became of it, each attempt, and the beginning of its output."""
+    detail = inspect.job_detail(hub().db, principal().tenant_id, translate.parse_job_id(job_id), translate.OUTPUT_CAP)
+    return json_answer(translate.detailed(detail))
+
+
+@blueprint.route("/jobs/<job_id>", methods=["DELETE"])
+@blueprint.response(200, schemas.JobCancelled)
+@blueprint.alt_response(400, schema=schemas.ErrorShown, description="The job is not pending")
+@blueprint.alt_response(404, schema=schemas.ErrorShown)
+@blueprint.doc(summary="Cancel a pending job")
+def cancel_job(job_id: str) -> Response:
+    """Cancels a job that has not been started; use stop for one that runs."""
+    caller = principal()
+    view = stop.cancel_pending(hub().db, caller.tenant_id, translate.parse_job_id(job_id), by=caller.subject)
+    return json_answer({"id": str(view.id), "status": translate.STATUS[view.state]})
+
+
+@blueprint.route("/jobs/<job_id>/stop", methods=["POST"])
+@blueprint.arguments(schemas.StopAsked, required=False)
+@blueprint.response(200, schemas.JobStopped)
+@blueprint.alt_response(400, schema=schemas.ErrorShown, description="The job has ended")
+@blueprint.alt_response(404, schema=schemas.ErrorShown)
+@blueprint.doc(summary="Stop a job, running or not")
+def stop_job(asked: Mapping[str, Any], job_id: str) -> Response:
+    """SIGTERM, the job's grace, SIGKILL; the job ends in cancelled. Asking again changes nothing."""
+    caller, shared = principal(), hub()
+    view, nodes = stop.request_stop(
+        shared.db, caller.tenant_id, translate.parse_job_id(job_id), by=caller.subject, reason=asked["reason"]
+    )
+    for node in nodes:
+        shared.ringer.wake_node(node)
+    return json_answer({"id": str(view.id), **translate.state_of(view)})
+
+
+@blueprint.route("/jobs/bulk/cancel", methods=["POST"])
+@blueprint.arguments(schemas.BulkCancelAsked)
+@blueprint.response(200, schemas.BulkCancelled)
+@blueprint.doc(summary="Cancel up to 1000 pending jobs")
+def cancel_jobs(asked: Mapping[str, Any]) -> Response:
+    """Cancels those that are pending; the others are named with the reason."""
+    caller = principal()
+    known: dict[str, UUID] = {}
+    errors: list[dict[str, str]] = []
+    for text in dict.fromkeys(asked["job_ids"]):
+        try:
+            known[text] = translate.parse_job_id(text)
+        except NotFound as exc:
+            errors.append({"job_id": text, "error": exc.message})
+    results: Mapping[UUID, FabricError | None] = (
+        stop.cancel_many(hub().db, caller.tenant_id, list(dict.fromkeys(known.values())), by=caller.subject)
+        if known
+        else {}
+    )
+    errors += [{"job_id": t, "error": why.message} for t, i in known.items() if (why := results[i]) is not None]
+    cancelled = sum(why is None for why in results.values())
+    return json_answer({"cancelled": cancelled, "failed": len(errors), "errors": errors})

@@ -1,0 +1,350 @@
+"""Shapes of the jobs contract: requests are parsed by these; answers are documented by them and built in translate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import marshmallow as ma
+from marshmallow import fields
+
+from app.api.arguments import StrictSchema
+from app.api.fields import Choice, Number, QueryFlag, QueryWhole, Text, Whole, Word
+from app.api.jobs.fields import MAX_TOTAL_BYTES, Arguments, Environment, Sha256, Url, start_bytes
+from app.api.pagination import page_schema
+from app.domain.errors import Invalid
+from app.domain.priority import PriorityClass
+
+STATUSES = ("pending", "running", "completed", "failed", "cancelled")
+PRIORITIES = tuple(c.word for c in PriorityClass)
+MAX_BULK = 1000
+MAX_SCRIPT = 2**20
+YEAR_S = 366 * 86_400
+
+
+class ResourcesAsked(StrictSchema):
+    """What a job holds while it runs; given limits are enforced. Absent ones are the server's small defaults."""
+
+    cpus = Number(0, 4096, above=True, metadata={"description": "CPUs; fractions are allowed."})
+    memory_mib = Whole(1, 2**34, metadata={"description": "Memory in MiB."})
+    gpus = Whole(0, 1024, metadata={"description": "GPUs, all on one node."})
+    gpu_memory_mib = Whole(1, 2**24, metadata={"description": "Least memory of each GPU in MiB."})
+    gpu_model = Text(metadata={"description": "A part of the GPU's model name, in any case."})
+
+
+class JobAsked(StrictSchema):
+    """A job: a program by URL and SHA-256 (or, additive, a shell script), how to start it, and its class."""
+
+    type = Word(required=True, metadata={"example": "data-processing"})
+    binary_url = Url(metadata={"description": "Where to download the executable; needed unless there is a script."})
+    binary_sha256 = Sha256(metadata={"description": "Its digest; anything else is never run."})
+    script = Text(most=MAX_SCRIPT, one_line=False, metadata={"description": "Run by /bin/sh instead of a binary."})
+    arguments = Arguments(load_default=list)
+    env_variables = Environment(load_default=dict)
+    priority = Choice(*PRIORITIES, required=True)
+    resources = fields.Nested(ResourcesAsked)
+    timeout_seconds = Number(0, YEAR_S, above=True, metadata={"description": "Run time limit; none when absent."})
+    grace_seconds = Number(0, 3600, metadata={"description": "Seconds from SIGTERM to SIGKILL."})
+    max_retries = Whole(0, 100, load_default=0, metadata={"description": "Failures after which to run it again."})
+    backoff_seconds = Number(
+        0, 3600, load_default=1, metadata={"description": "First wait before a retry; it doubles."}
+    )
+
+    @ma.validates_schema
+    def _one_program(self, data: Mapping[str, Any], **_: Any) -> None:
+        if data.get("script") is not None:
+            given = [name for name in ("binary_url", "binary_sha256") if name in data]
+            if given:
+                raise ma.ValidationError({name: ["must not be given beside script"] for name in given})
+        else:
+            missing = [name for name in ("binary_url", "binary_sha256") if name not in data]
+            if missing:
+                raise ma.ValidationError({name: ["is required"] for name in missing})
+        if start_bytes(data) > MAX_TOTAL_BYTES:
+            message = (
+                f"has {start_bytes(data)} bytes together with env_variables; at most {MAX_TOTAL_BYTES} are allowed"
+            )
+            raise ma.ValidationError({"arguments": [message]})
+
+
+class BulkAsked(JobAsked):
+    """One of up to 1000 jobs that are submitted together, all or none."""
+
+    @ma.pre_load(pass_collection=True)
+    def _countable(self, data: Any, **_: Any) -> Any:
+        return _counted(data, "jobs")
+
+
+class BulkCancelAsked(StrictSchema):
+    """Jobs to cancel."""
+
+    job_ids = fields.List(fields.String(), required=True)
+
+    @ma.pre_load
+    def _strings(self, data: Any, **_: Any) -> Any:
+        if isinstance(data, dict) and "job_ids" in data:
+            ids = _counted(data["job_ids"], "job_ids")
+            if not all(isinstance(one, str) for one in ids):
+                raise ma.ValidationError({"job_ids": ["must be an array of job ids, which are strings"]})
+        return data
+
+
+def _counted(data: Any, what: str) -> list[Any]:
+    if not isinstance(data, list):
+        raise Invalid(f"{what}: must be a JSON array", field=what)
+    if not 1 <= len(data) <= MAX_BULK:
+        raise Invalid(f"{what}: must have 1 to {MAX_BULK} elements, not {len(data)}", field=what)
+    return data
+
+
+class StopAsked(StrictSchema):
+    """Why a job is stopped."""
+
+    optional_body = True
+
+    reason = Text(least=0, most=1000, one_line=False, allow_none=True, load_default=None)
+
+
+class ClaimAsked(StrictSchema):
+    """An executor that has room for a job."""
+
+    executor_id = Text(required=True, metadata={"example": "worker-1-abc123"})
+    executor_ip = Text(allow_none=True, load_default=None, metadata={"example": "192.168.1.100"})
+
+
+class HeartbeatAsked(StrictSchema):
+    """A sign of life of the executor that runs the job."""
+
+    executor_id = Text(required=True, metadata={"example": "worker-1-abc123"})
+    attempt = Whole(1, 2**31 - 1, allow_none=True, load_default=None)
+
+
+class _Result(StrictSchema):
+    lenient = True
+
+    executor_id = Text(required=True, metadata={"example": "worker-1-abc123"})
+    stdout = Text(least=0, most=2**26, one_line=False, allow_none=True, load_default="")
+    stderr = Text(least=0, most=2**26, one_line=False, allow_none=True, load_default="")
+    exit_code = Whole(-(2**31), 2**31 - 1, allow_none=True, load_default=None)
+    attempt = Whole(1, 2**31 - 1, allow_none=True, load_default=None)
+
+
+class CompleteAsked(_Result):
+    """An executor's result of a job that ran to its end."""
+
+
+class FailAsked(_Result):
+    """An executor's account of a job that failed."""
+
+    error_message = Text(least=0, most=2**26, one_line=False, allow_none=True, load_default=None)
+
+
+class ListAsked(page_schema(default=100, most=1000)):  # type: ignore[misc]
+    """Which jobs to list."""
+
+    status = Choice(*STATUSES)
+    type = Word()
+    priority = Choice(*PRIORITIES)
+
+
+class LogsAsked(ma.Schema):
+    """Which output, and how."""
+
+    class Meta:
+        """Unknown parameters pass unread."""
+
+        unknown = ma.EXCLUDE
+
+    follow = QueryFlag(
+        load_default=False, metadata={"description": "Stay connected: an event stream until the job ends."}
+    )
+    tail = QueryWhole(0, 2**31 - 1, metadata={"description": "Only the last lines."})
+    stream = Choice("stdout", "stderr", metadata={"description": "Only one of the two streams."})
+    attempt = QueryWhole(1, 2**31 - 1, metadata={"description": "An earlier attempt; the default is the last."})
+
+
+class JobSubmitted(ma.Schema):
+    """A job that is now durable."""
+
+    id = fields.UUID()
+    type = fields.String()
+    status = fields.String()
+    created_at = fields.String(metadata={"example": "2024-01-01T12:00:00Z"})
+    state_detail = fields.String(
+        metadata={"description": "The fabric's own state: starting and stopping are told apart."}
+    )
+    reason = fields.String(allow_none=True, metadata={"description": "Why it waits or is being stopped."})
+
+
+class BulkSubmitted(ma.Schema):
+    """One of the jobs of a bulk submit, in the order of the request."""
+
+    id = fields.UUID()
+    status = fields.String()
+    state_detail = fields.String()
+    reason = fields.String(allow_none=True)
+
+
+class JobListed(ma.Schema):
+    """A job in a list."""
+
+    id = fields.UUID()
+    type = fields.String()
+    status = Choice(*STATUSES)
+    priority = fields.String()
+    executor_id = fields.String(allow_none=True)
+    created_at = fields.String()
+    started_at = fields.String(allow_none=True)
+    completed_at = fields.String(allow_none=True)
+    exit_code = fields.Integer(allow_none=True)
+    state_detail = fields.String()
+    reason = fields.String(allow_none=True)
+    message = fields.String(allow_none=True)
+
+
+class AttemptShown(ma.Schema):
+    """One try of a job."""
+
+    attempt = fields.Integer()
+    executor_id = fields.String()
+    executor_ip = fields.String(allow_none=True)
+    started_at = fields.String(allow_none=True)
+    ended_at = fields.String(allow_none=True)
+    status = fields.String(metadata={"enum": ["running", "completed", "failed", "cancelled"]})
+    outcome = fields.String(allow_none=True)
+    exit_code = fields.Integer(allow_none=True)
+    signal = fields.Integer(allow_none=True)
+    oom = fields.Boolean()
+    limit_hit = fields.String(allow_none=True)
+    reason = fields.String(allow_none=True)
+    stopped_by = fields.String(allow_none=True)
+    gpu_uuids = fields.List(fields.String())
+    peak_memory_bytes = fields.Integer(allow_none=True)
+    cpu_seconds = fields.Float(allow_none=True)
+    output_bytes = fields.Integer()
+    truncated_bytes = fields.Integer()
+    log_gap = fields.Boolean()
+
+
+class JobShown(ma.Schema):
+    """Everything about a job; stdout and stderr hold the first 1,048,576 bytes of the last attempt."""
+
+    id = fields.UUID()
+    type = fields.String()
+    binary_url = fields.String(allow_none=True)
+    binary_sha256 = fields.String(allow_none=True)
+    arguments = fields.List(fields.String())
+    env_variables = fields.Dict(keys=fields.String(), values=fields.String())
+    priority = fields.String()
+    status = Choice(*STATUSES)
+    executor_id = fields.String(allow_none=True)
+    stdout = fields.String()
+    stderr = fields.String()
+    exit_code = fields.Integer(allow_none=True)
+    created_at = fields.String()
+    started_at = fields.String(allow_none=True)
+    completed_at = fields.String(allow_none=True)
+    attempts = fields.List(fields.Nested(AttemptShown))
+    state_detail = fields.String()
+    reason = fields.String(allow_none=True)
+    message = fields.String(allow_none=True)
+    signal = fields.Integer(allow_none=True)
+    attempt = fields.Integer()
+    stdout_truncated = fields.Boolean()
+    stderr_truncated = fields.Boolean()
+    script = fields.String(allow_none=True)
+    resources = fields.Dict(allow_none=True)
+    timeout_seconds = fields.Float(allow_none=True)
+    grace_seconds = fields.Float()
+    max_retries = fields.Integer()
+    stop_reason = fields.String(allow_none=True)
+    stopped_by = fields.String(allow_none=True)
+
+
+class JobClaimed(JobShown):
+    """A job given to an executor, which must send a heartbeat before the lease ends."""
+
+    lease_expires_at = fields.String()
+
+
+class JobCancelled(ma.Schema):
+    """A job that is cancelled."""
+
+    id = fields.UUID()
+    status = fields.String()
+
+
+class JobStopped(JobCancelled):
+    """A job that is cancelled or is being stopped."""
+
+    state_detail = fields.String()
+    reason = fields.String(allow_none=True)
+
+
+class JobFinished(JobStopped):
+    """A job whose result was accepted."""
+
+
+class HeartbeatTaken(ma.Schema):
+    """What the executor should know."""
+
+    stop = fields.Boolean(metadata={"description": "End the job: SIGTERM, and SIGKILL after the grace."})
+    grace_seconds = fields.Float()
+    lease_expires_at = fields.String()
+
+
+class BulkCancelError(ma.Schema):
+    """A job that could not be cancelled."""
+
+    job_id = fields.String()
+    error = fields.String()
+
+
+class BulkCancelled(ma.Schema):
+    """What became of a bulk cancel."""
+
+    cancelled = fields.Integer()
+    failed = fields.Integer()
+    errors = fields.List(fields.Nested(BulkCancelError))
+
+
+class StatsShown(ma.Schema):
+    """Counts over all jobs."""
+
+    jobs_by_status = fields.Dict(keys=fields.String(), values=fields.Integer())
+    pending_by_priority = fields.Dict(keys=fields.String(), values=fields.Integer())
+    active_executors = fields.Integer()
+
+
+class ExecutorShown(ma.Schema):
+    """An executor that gave a sign of life lately."""
+
+    executor_id = fields.String()
+    current_job_id = fields.UUID(allow_none=True)
+    job_type = fields.String(allow_none=True)
+    last_heartbeat = fields.String()
+    jobs_completed = fields.Integer()
+    state = fields.String()
+    kind = fields.String()
+
+
+class LogLines(ma.Schema):
+    """Output as lines."""
+
+    lines = fields.List(fields.String())
+    truncated = fields.Boolean()
+    attempt = fields.Integer()
+
+
+class HealthShown(ma.Schema):
+    """Status words only."""
+
+    status = fields.String(metadata={"enum": ["healthy", "unhealthy"]})
+    database = fields.String(metadata={"enum": ["connected", "disconnected"]})
+
+
+class ErrorShown(ma.Schema):
+    """A refusal."""
+
+    error = fields.String()
+    context = fields.Dict(keys=fields.String())

@@ -1,0 +1,1 @@
+"""Each REST contract against its document: the documented examples, sent as they stand there."""
