@@ -123,6 +123,7 @@ class Settings:
     job_network: str = _setting("host", _one_of("host", "none"), "Network of a sandboxed job.")
     job_uid_base: int = _setting(200_000, _positive_int, "First numeric uid of jobs when the worker is root.")
     drain_on_stop: bool = _setting(False, _flag, "SIGTERM drains a worker; otherwise it detaches and jobs go on.")
+    drain_limit_s: float = _setting(300.0, _seconds, "How long a drain waits for running jobs before it stops them.")
     fetch_schemes: tuple[str, ...] = _setting(("https", "http"), _words, "URL schemes a worker downloads from.")
     fetch_hosts: tuple[str, ...] = _setting(
         (), _words, "Hosts a worker downloads from (*.example.com); empty: any public one."

@@ -9,8 +9,11 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+
+from celery.platforms import SecurityWarning
 
 from app.bells import Ringer, make_celery
 from app.domain.errors import FabricError
@@ -90,10 +93,13 @@ def run(settings: Settings, argv: Sequence[str] = ()) -> int:
     except (SettingsError, SandboxUnavailable, RunnerError, CacheUnusable, FabricError, OSError) as exc:
         print(f"cfab worker: {exc}", file=sys.stderr)
         return EXIT_SETUP
+    drain_limit_s = settings.drain_limit_s if settings.drain_on_stop else None
     if not settings.broker_url:
-        return _run_without_broker(agent)
+        return _run_without_broker(agent, drain_limit_s)
+    # The worker needs root to give every job a user of its own; no job ever runs as root.
+    warnings.simplefilter("ignore", SecurityWarning)
     app = make_celery(settings)
-    install(app, agent)
+    install(app, agent, drain_limit_s)
     queues = ",".join((*CLASS_QUEUES, node_queue(settings.node)))
     app.worker_main(
         [
@@ -104,13 +110,15 @@ def run(settings: Settings, argv: Sequence[str] = ()) -> int:
     return 0
 
 
-def _run_without_broker(agent: Agent) -> int:
+def _run_without_broker(agent: Agent, drain_limit_s: float | None) -> int:
     """The agent alone: it polls, and everything but the speed is the same."""
     done = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: done.set())
     agent.start()
     done.wait()
+    if drain_limit_s is not None:
+        agent.drain(drain_limit_s)
     agent.stop()
     return 0
 

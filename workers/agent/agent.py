@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 
 FETCHERS = 8
 STALE_TASKS_S = 30.0
+DRAIN_END_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,10 @@ class Agent:
         left = self.registry.all()
         for entry in left:
             self._request_stop(entry, StopCause.DRAIN)
+        grace_s = max((entry.grace_s for entry in left), default=0.0)
+        until = time.monotonic() + grace_s + DRAIN_END_S
+        while self.registry.all() and time.monotonic() < until:
+            self._stopping.wait(0.1)
         return len(left)
 
     def bell(self) -> None:
@@ -233,7 +238,7 @@ class Agent:
         entry = Entry(
             attempt_id=one.attempt_id, token=one.token, job_id=one.job_id, attempt=one.attempt, type=one.type,
             tenant_id=one.tenant_id, log_day=one.log_day, slot=slot, runner=one.runner, deadline=deadline,
-            claimed_wall=time.time(),
+            claimed_wall=time.time(), grace_s=one.grace_s,
         )  # fmt: skip
         self.registry.add(entry)
         return entry
@@ -429,7 +434,7 @@ class Agent:
             entry = Entry(
                 attempt_id=attempt_id, token=row.token, job_id=row.job_id, attempt=row.number, type=info.type,
                 tenant_id=info.tenant_id, log_day=info.log_day, slot=h.slot, runner=info.runner, deadline=h.deadline,
-                claimed_wall=info.claimed_at.timestamp(), launched=True, started_wall=h.started_wall,
+                claimed_wall=info.claimed_at.timestamp(), grace_s=row.grace_s, launched=True, started_wall=h.started_wall,
                 spool_bytes=h.spool_bytes, stored=info.stored, record=h.record,
             )  # fmt: skip
             self.registry.add(entry)

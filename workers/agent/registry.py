@@ -28,6 +28,7 @@ class Entry:
     runner: str
     deadline: float
     claimed_wall: float
+    grace_s: float
     cancelled: threading.Event = field(default_factory=threading.Event)
     artifact: Artifact | None = None
     launched: bool = False

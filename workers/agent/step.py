@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 FULL_FOR_S = 0.5
 
 
-def install(app: Celery, agent: Agent) -> None:
-    """Makes `app`'s worker carry `agent`: started with it, detached with it."""
+def install(app: Celery, agent: Agent, drain_limit_s: float | None = None) -> None:
+    """Makes `app`'s worker carry `agent`: started with it, detached with it, or drained first for `drain_limit_s`."""
 
     class AgentStep(bootsteps.StartStopStep):  # type: ignore[misc]
         """Starts the agent when the pool is up; a broker fault does not stop it."""
@@ -44,6 +44,8 @@ def install(app: Celery, agent: Agent) -> None:
 
         def stop(self, worker: Any) -> None:
             self._appetite.stop()
+            if drain_limit_s is not None:
+                agent.drain(drain_limit_s)
             agent.stop()
             self._events.stop()
 
