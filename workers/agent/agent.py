@@ -166,12 +166,11 @@ class Agent:
         self._runner.close()
 
     def drain(self, limit_s: float) -> int:
-        """Claims nothing more, waits up to `limit_s` for what runs, and stops the rest, which waits again uncharged.
+        """On the way out: claims nothing more, waits up to `limit_s`, stops the rest, which waits again uncharged.
 
         Returns how many attempts were still here when the time was over.
         """
-        nodes.set_draining(self._db, self.offer.node_id, True)
-        self._claims.draining = True
+        self._claims.leaving = True
         until = time.monotonic() + limit_s
         while self.registry.all() and time.monotonic() < until and not self._stopping.is_set():
             self._stopping.wait(0.2)
@@ -434,7 +433,8 @@ class Agent:
             entry = Entry(
                 attempt_id=attempt_id, token=row.token, job_id=row.job_id, attempt=row.number, type=info.type,
                 tenant_id=info.tenant_id, log_day=info.log_day, slot=h.slot, runner=info.runner, deadline=h.deadline,
-                claimed_wall=info.claimed_at.timestamp(), grace_s=row.grace_s, launched=True, started_wall=h.started_wall,
+                claimed_wall=info.claimed_at.timestamp(), grace_s=row.grace_s, launched=True,
+                started_wall=h.started_wall,
                 spool_bytes=h.spool_bytes, stored=info.stored, record=h.record,
             )  # fmt: skip
             self.registry.add(entry)

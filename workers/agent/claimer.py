@@ -55,6 +55,7 @@ class ClaimLoop:
         self._hungry = True
         self._gather = False
         self.draining = False
+        self.leaving = False
         self.claims_begun = 0
         self.claims_ended = 0
         self._thread = threading.Thread(target=self._run, name="claimer", daemon=True)
@@ -113,7 +114,7 @@ class ClaimLoop:
     def _round(self) -> bool:
         """One claim; whether another is worth it at once."""
         limit = min(self._registry.free_slots, BATCH)
-        if limit < 1 or self.draining:
+        if limit < 1 or self.draining or self.leaving:
             return False
         sent = boottime()
         self.claims_begun += 1
