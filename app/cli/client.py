@@ -51,9 +51,7 @@ class Client:
         self.server_url = server_url.rstrip("/")
         parts = urlsplit(self.server_url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise Failure(
-                ExitCode.USAGE, f"{server_url!r} is no server; give one such as http://127.0.0.1:8080"
-            )
+            raise Failure(ExitCode.USAGE, f"{server_url!r} is no server; give one such as http://127.0.0.1:8080")
         self._base = self.server_url + "/jobs/api/v1"
         self._http = requests.Session()
         self._http.auth = _Bearer(token)
@@ -99,6 +97,11 @@ class Client:
         cancelled: dict[str, Any] = self._json("DELETE", _path(job_id))
         return cancelled
 
+    def executors(self) -> list[dict[str, Any]]:
+        """The nodes and programs that run jobs now."""
+        active: list[dict[str, Any]] = self._json("GET", "/admin/executors")
+        return active
+
     def log_lines(self, job_id: str, **options: str | None) -> dict[str, Any]:
         """The log so far as `{"lines": […]}`; options: tail, stream."""
         lines: dict[str, Any] = self._json(
@@ -110,24 +113,18 @@ class Client:
     def log_bytes(self, job_id: str, **options: str | None) -> Iterator[Iterator[bytes]]:
         """The log so far, as raw text in pieces; options: tail, stream."""
         headers = {"Accept": "text/plain"}
-        with self._open(
-            "GET", _path(job_id) + "/logs", params=_given(options), headers=headers, stream=True
-        ) as answer:
+        with self._open("GET", _path(job_id) + "/logs", params=_given(options), headers=headers, stream=True) as answer:
             yield self._pieces(answer, 65_536)
 
     @contextmanager
-    def log_events(
-        self, job_id: str, last_id: str | None, **options: str | None
-    ) -> Iterator[Iterator[bytes]]:
+    def log_events(self, job_id: str, last_id: str | None, **options: str | None) -> Iterator[Iterator[bytes]]:
         """One connection to the live log as raw event-stream bytes, from after the event `last_id`."""
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
         with self._open("GET", _path(job_id) + "/logs", params={"follow": "true", **_given(options)},
                         headers=headers, stream=True) as answer:  # fmt: skip
             yield self._pieces(answer, None)
 
-    def wait(
-        self, job_id: str, timeout_s: float | None, changed: Callable[[dict[str, Any]], None]
-    ) -> dict[str, Any]:
+    def wait(self, job_id: str, timeout_s: float | None, changed: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """The job once it has ended; `changed` sees it whenever its state differs from the last one seen.
 
         Outlasts a server that is away for up to 30 s (restarts). Raises Failure TIMEOUT after `timeout_s`.
@@ -148,9 +145,7 @@ class Client:
                 if failure.code is not ExitCode.UNREACHABLE or time.monotonic() - away_since > 30.0:
                     raise
             if deadline is not None and time.monotonic() >= deadline:
-                raise Failure(
-                    ExitCode.TIMEOUT, f"job {job_id} is still {seen or 'unknown'} after {timeout_s:g} s"
-                )
+                raise Failure(ExitCode.TIMEOUT, f"job {job_id} is still {seen or 'unknown'} after {timeout_s:.3g} s")
             time.sleep(pause_s if deadline is None else min(pause_s, max(0.0, deadline - time.monotonic())))
             pause_s = min(pause_s * 1.5, 2.0)
 
@@ -207,9 +202,7 @@ class Client:
 
     def _no_fabric(self, answer: requests.Response) -> Failure:
         code = ExitCode.UNREACHABLE if answer.status_code >= 500 else ExitCode.REFUSED
-        message = (
-            f"{self.server_url} answered {answer.status_code} {answer.reason}, not as a Compute Fabric does"
-        )
+        message = f"{self.server_url} answered {answer.status_code} {answer.reason}, not as a Compute Fabric does"
         return Failure(code, message, {"server": self.server_url, "status_code": answer.status_code})
 
 
