@@ -51,7 +51,7 @@ class Attempt:
 
     __slots__ = (
         "cgroup", "deadline", "directory", "ending_since", "failure_fd", "gate", "job_pid", "job_pidfd", "kill_sent",
-        "orphan_cpu_seconds", "orphan_peak_bytes", "output", "output_sent_at", "pid", "record", "reported",
+        "orphan_cpu_seconds", "orphan_peak_bytes", "output", "pid", "record",
         "spec", "state", "term_sent", "token", "uid", "wait_status",
     )  # fmt: skip
 
@@ -77,8 +77,6 @@ class Attempt:
         self.ending_since = 0.0
         self.orphan_cpu_seconds = 0.0
         self.orphan_peak_bytes = 0
-        self.output_sent_at = 0.0
-        self.reported = 0
 
     @property
     def work_dir(self) -> str:
@@ -94,9 +92,7 @@ class Attempt:
 
     def remember(self, boot: str) -> int:
         """Write what finds this attempt's processes again; return the open file for `remember_pid`."""
-        fd = os.open(
-            os.path.join(self.directory, "state.json"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
+        fd = os.open(os.path.join(self.directory, "state.json"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         state = {
             "token": self.token,
             "uid": self.uid,

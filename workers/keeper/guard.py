@@ -35,7 +35,7 @@ def run_guarded(serve: Callable[[int, int], None]) -> int:
         try:
             serve(guard_pid, read_fd)
             status = 0
-        except BaseException:  # noqa: BLE001 - whatever it is, the log is the only place left for it
+        except BaseException:
             traceback.print_exc()
         finally:
             os._exit(status)

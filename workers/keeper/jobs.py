@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -23,21 +22,20 @@ from workers.keeper.attempt import (
     boottime,
     write_record,
 )
-from workers.keeper.gate import GATE_SCRIPT, Folded, exit_from_pidfd, find_sandboxed
-from workers.keeper.launch import Birth, Launcher, failure, missing_program
+from workers.keeper.births import Births
+from workers.keeper.ends import record_end, record_usage
+from workers.keeper.gate import find_sandboxed
 from workers.keeper.loop import RANK_GATE, RANK_OUTPUT, Poller, Timers
 from workers.keeper.orphans import Orphans
+from workers.keeper.output import OutputNews
 from workers.keeper.spec import Spec
 from workers.keeper.trash import Trash
-from workers.sandbox.bubblewrap import bubblewrap_argv
-from workers.sandbox.cgroups import Cgroup, CgroupLayer, Limits
+from workers.sandbox.cgroups import Cgroup, CgroupLayer
 
-OUTPUT_EVENT_S = 0.05
 SWEEP_RETRY_S = 0.005
 EXEC_RETRY_S = 0.001
 SURVIVOR_WAIT_S = 10.0
 FORGOTTEN_KEPT = 4096
-SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Refused(Exception):
@@ -66,14 +64,12 @@ class Jobs:
         """Serve `directory`; `uid_base` None runs jobs as the keeper's own user."""
         self._root = os.path.join(directory, "attempts")
         self._uid_base = uid_base
-        self._layer = layer
         self._bwrap = bwrap
         self._poller = poller
         self._timers = timers
         self._emit = emit
-        self._launcher = Launcher()
-        self._boot = processes.boot_id()
         self.trash = Trash(os.path.join(directory, "trash"))
+        self._births = Births(layer, bwrap, self.trash)
         self.attempts: dict[str, Attempt] = {}
         self._by_pid: dict[int, Attempt] = {}
         self._slots: dict[int, str] = {}
@@ -81,8 +77,7 @@ class Jobs:
         self._orphans = Orphans(self._by_pid, self.trash.pids)
         self._forgotten: OrderedDict[str, None] = OrderedDict()
         self._unsaved: dict[str, Attempt] = {}
-        self._dirty: dict[str, Attempt] = {}
-        self._flushed_at = 0.0
+        self.news = OutputNews(emit)
         self._dead_groups: list[Cgroup] = []
 
     # -- start ---------------------------------------------------------------------------------------------
@@ -108,9 +103,9 @@ class Jobs:
         attempt = Attempt(spec, os.path.join(self._root, spec.attempt_id), uid)
         attempt.record["started_boottime"], attempt.record["started_wall"] = boottime(), time.time()
         try:
-            self._create(attempt)
+            self._births.create(attempt)
         except OSError as exc:
-            self._undo(attempt)
+            self._births.undo(attempt)
             where = exc.filename or attempt.directory
             raise Refused("io", f"attempt {spec.attempt_id} was not started: {where}: {exc.strerror}") from exc
         self.attempts[spec.attempt_id] = attempt
@@ -139,63 +134,13 @@ class Jobs:
             raise Refused("forgotten", f"attempt {spec.attempt_id} has ended and was forgotten: it runs once")
         now = boottime()
         if spec.deadline <= now:
-            raise Refused("deadline", f"deadline {spec.deadline:.3f} of {spec.attempt_id} has passed: it is {now:.3f}")
+            late = f"deadline {spec.deadline:.3f} of {spec.attempt_id} has passed: it is {now:.3f}"
+            raise Refused("deadline", late)
         if spec.sandbox == "bubblewrap" and self._bwrap is None:
-            raise Refused("sandbox", f"{spec.attempt_id} asks for bubblewrap, but this keeper was started without it")
+            raise Refused("sandbox", f"{spec.attempt_id} wants bubblewrap, this keeper was started without it")
         if self._uid_base is not None and spec.slot in self._slots:
             holder = self._slots[spec.slot]
             raise Refused("slot", f"slot {spec.slot} for {spec.attempt_id} is in use by {holder}")
-
-    def _create(self, attempt: Attempt) -> None:
-        spec = attempt.spec
-        attempt.make_directories()
-        if self._layer is not None and (spec.sandbox != "off" or spec.memory_bytes or spec.cpus_milli):
-            limits = Limits(spec.memory_bytes, spec.cpus_milli, spec.pids_max)
-            attempt.cgroup = self._layer.create(spec.attempt_id, limits)
-        note = attempt.remember(self._boot)
-        try:
-            if spec.sandbox == "bubblewrap":
-                attempt.record["spawn_error"] = missing_program(spec.argv[0], spec.executable, spec.env)
-            if attempt.record["spawn_error"] is None:
-                self._fork(attempt)
-                os.write(note, f"{attempt.pid} {processes.start_ticks(attempt.pid)}\n".encode())
-        finally:
-            os.close(note)
-
-    def _fork(self, attempt: Attempt) -> None:
-        spec, argv, file, gate_child = attempt.spec, attempt.spec.argv, attempt.spec.executable, None
-        if spec.sandbox == "bubblewrap" and self._bwrap is not None:
-            keeper_end, child_end = socket.socketpair()
-            attempt.gate, gate_child = keeper_end.detach(), child_end.detach()
-            os.set_blocking(attempt.gate, False)
-            command = [file, *argv[1:]] if file else argv
-            argv = bubblewrap_argv(
-                self._bwrap, work=attempt.work_dir, executable=file, hide=spec.hide or [],
-                gpus=spec.gpus or [], network=spec.network,
-            )  # fmt: skip
-            argv, file = [*argv, "/bin/sh", "-c", GATE_SCRIPT, "sh", *command], self._bwrap
-        write_ends: tuple[int, ...] = ()
-        try:
-            write_ends = attempt.output.open_pipes()
-            birth = Birth(
-                argv=argv, file=file or argv[0],
-                env={"PATH": SYSTEM_PATH, **spec.env, processes.MARKER: attempt.token},
-                cwd=attempt.work_dir, stdout_fd=write_ends[0], stderr_fd=write_ends[1], gate_fd=gate_child,
-                join_paths=attempt.cgroup.join_paths() if attempt.cgroup else (),
-                uid=attempt.uid, pids_max=spec.pids_max,
-            )  # fmt: skip
-            attempt.pid, attempt.failure_fd = self._launcher.fork(birth)
-        finally:
-            for fd in write_ends:
-                os.close(fd)
-            if gate_child is not None:
-                os.close(gate_child)
-
-    def _undo(self, attempt: Attempt) -> None:
-        if attempt.cgroup is not None:
-            attempt.cgroup.remove()
-        attempt.close()
-        self.trash.discard(attempt.directory)
 
     def _announce(self, attempt: Attempt) -> None:
         self._emit(
@@ -237,22 +182,9 @@ class Jobs:
                 self._poller.remove(fd)
                 attempt.output.close_pipe(fd)
             elif taken:
-                self._dirty[attempt.spec.attempt_id] = attempt
+                self.news.grown[attempt.spec.attempt_id] = attempt.output
 
         return ready
-
-    def flush_output_events(self, now: float) -> float | None:
-        """Tell of new output, at most every 50 ms; return the seconds until the next flush, None when idle."""
-        if not self._dirty:
-            return None
-        wait_s = self._flushed_at + OUTPUT_EVENT_S - now
-        if wait_s > 0:
-            return wait_s
-        for attempt_id, attempt in self._dirty.items():
-            self._emit({"event": "output", "attempt_id": attempt_id, "size": attempt.output.spool_bytes})
-        self._dirty.clear()
-        self._flushed_at = now
-        return None
 
     # -- signals and clocks --------------------------------------------------------------------------------
 
@@ -418,17 +350,10 @@ class Jobs:
         if attempt.gate is not None:
             self._poller.remove(attempt.gate)
         attempt.output.drain()
-        self._decode_end(attempt)
-        if attempt.cgroup is not None:
-            usage = attempt.cgroup.usage()
-            record["oom"] = usage.oom_kills > 0
-            record["peak_memory_bytes"] = usage.peak_memory_bytes or record["peak_memory_bytes"]
-            record["cpu_seconds"] = usage.cpu_seconds if usage.cpu_seconds is not None else record["cpu_seconds"]
-            if not attempt.cgroup.remove():
-                self._dead_groups.append(attempt.cgroup)
-        elif record["cpu_seconds"] is not None:
-            record["cpu_seconds"] += attempt.orphan_cpu_seconds
-            record["peak_memory_bytes"] = max(record["peak_memory_bytes"], attempt.orphan_peak_bytes)
+        record_end(attempt, self._bwrap)
+        record_usage(attempt)
+        if attempt.cgroup is not None and not attempt.cgroup.remove():
+            self._dead_groups.append(attempt.cgroup)
         record["spool_bytes"] = attempt.output.spool_bytes
         record["truncated_bytes"] = attempt.output.truncated_bytes
         record["ended_boottime"] = record["ended_boottime"] or boottime()
@@ -437,31 +362,11 @@ class Jobs:
         attempt.state = ENDED
         attempt.spec = spec._replace(env={}, argv=[])
         self._ending.pop(spec.attempt_id, None)
-        self._dirty.pop(spec.attempt_id, None)
+        self.news.grown.pop(spec.attempt_id, None)
         if self._slots.get(spec.slot) == spec.attempt_id:
             del self._slots[spec.slot]
         self._persist(spec.attempt_id)
         self._emit({"event": "exited", "attempt_id": spec.attempt_id, "record": attempt.full_record()})
-
-    def _decode_end(self, attempt: Attempt) -> None:
-        record, status = attempt.record, attempt.wait_status
-        if status is None:
-            return
-        failure_fd, attempt.failure_fd = attempt.failure_fd, -1
-        program = attempt.spec.executable or attempt.spec.argv[0]
-        record["spawn_error"] = failure(failure_fd, program if attempt.spec.sandbox == "off" else str(self._bwrap))
-        if record["spawn_error"] is not None:
-            return
-        if attempt.spec.sandbox == "off":
-            ended = Folded.plain(status)
-        elif attempt.job_pidfd < 0 and not attempt.kill_sent:
-            code = os.waitstatus_to_exitcode(status)
-            record["spawn_error"] = f"the sandbox was not set up (bwrap ended with {code}); its message is in stderr"
-            return
-        else:
-            inner = exit_from_pidfd(attempt.job_pidfd)
-            ended = Folded.plain(inner) if inner is not None else Folded.by_shell_rule(status)
-        record["exit_code"], record["signal"] = ended.exit_code, ended.signal
 
     def _persist(self, attempt_id: str) -> None:
         """Write exit.json; `tidy` repeats it while the disk is full, or a later keeper would call it lost."""

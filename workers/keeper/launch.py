@@ -99,7 +99,7 @@ class Launcher:
         try:
             self._confine(birth, parent)
             os.execvpe(birth.file, birth.argv, birth.env)
-        except BaseException as exc:  # noqa: BLE001 - the child must tell and end, never run on as a keeper
+        except BaseException as exc:
             os.write(failure_fd, json.dumps(_explain(birth.file, exc)[:1000]).encode())
         finally:
             os._exit(127)

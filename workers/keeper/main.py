@@ -29,7 +29,8 @@ def parse_arguments(words: list[str]) -> Arguments:
     kinds = {"--dir": str, "--uid-base": int, "--cgroups": str, "--bwrap": str, "--idle-exit-s": float}
     if len(words) % 2 or any(name not in kinds for name in words[::2]):
         raise ValueError(f"arguments {words}: wanted pairs of {', '.join(kinds)} and a value")
-    values = {name[2:].replace("-", "_"): kinds[name](value) for name, value in zip(words[::2], words[1::2])}
+    pairs = zip(words[::2], words[1::2], strict=True)
+    values = {name[2:].replace("-", "_"): kinds[name](value) for name, value in pairs}
     if "dir" not in values:
         raise ValueError("--dir is missing: the directory of this keeper's socket, attempts and log")
     parsed = Arguments(**values)

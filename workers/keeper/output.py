@@ -8,10 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Callable
+from typing import Any
 
 from workers.spool import FRAME_HEADER, STDERR, STDOUT, pack_header
 
 READ_BYTES = 64 * 1024
+NEWS_EVERY_S = 0.05
 # An unprivileged process can enlarge a pipe to 1 MiB, so this much is all that can be left in one.
 DRAIN_BYTES = (1 << 20) + READ_BYTES
 
@@ -104,3 +107,26 @@ class Output:
         if self._fd >= 0:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self.spool_bytes)
+
+
+class OutputNews:
+    """Tells clients that spools have grown: each at most once in 50 ms, however often a job writes."""
+
+    def __init__(self, emit: Callable[[dict[str, Any]], None]) -> None:
+        """Tell through `emit`."""
+        self._emit = emit
+        self._told_at = 0.0
+        self.grown: dict[str, Output] = {}
+
+    def tell(self, now: float) -> float | None:
+        """Tell what has grown if it is time; return the seconds until it is, None when there is nothing to tell."""
+        if not self.grown:
+            return None
+        wait_s = self._told_at + NEWS_EVERY_S - now
+        if wait_s > 0:
+            return wait_s
+        for attempt_id, output in self.grown.items():
+            self._emit({"event": "output", "attempt_id": attempt_id, "size": output.spool_bytes})
+        self.grown.clear()
+        self._told_at = now
+        return None

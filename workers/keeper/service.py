@@ -104,7 +104,7 @@ class Service:
         next_tick = boottime() + TICK_S
         while not (self._closing and self._jobs.live_count() == 0):
             now = boottime()
-            flush_in = self._jobs.flush_output_events(now)
+            flush_in = self._jobs.news.tell(now)
             self._send_all()
             wait_s = self._timers.next_in(now, TICK_S)
             self._poller.poll(0.0 if self._backlog else min(wait_s, flush_in if flush_in is not None else TICK_S))

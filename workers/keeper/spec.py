@@ -84,8 +84,7 @@ def parse_spec(raw: Any) -> Spec:
         raise _refuse("argv", raw["argv"], "a list with at least the program's name")
     env = raw["env"]
     if not isinstance(env, dict) or not all(
-        isinstance(value, str) and name and "=" not in name and "\0" not in name + value
-        for name, value in env.items()
+        isinstance(value, str) and name and "=" not in name and "\0" not in name + value for name, value in env.items()
     ):
         raise _refuse("env", env, "an object of strings whose names hold neither '=' nor NUL")
     _number(raw, "deadline", optional=False, least=0, whole=False)

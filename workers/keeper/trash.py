@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 
-OWN_FILES = ("exit.json", "exit.json.new", "state.json", "spool")
+USUAL_FILES = ("exit.json", "state.json")
+RARE_FILES = ("spool", "exit.json.new")
 
 
 class Trash:
@@ -23,21 +24,17 @@ class Trash:
 
     def discard(self, directory: str) -> None:
         """Remove an attempt's folder: at once when the job left nothing, else in the background."""
-        for name in OWN_FILES:
-            with contextlib.suppress(OSError):
-                os.unlink(f"{directory}/{name}")
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                os.rmdir(f"{directory}/work")
-            os.rmdir(directory)
-        except FileNotFoundError:
+        _unlink(directory, USUAL_FILES)
+        if _remove(directory):
             return
-        except OSError:
-            aside = os.path.join(self._folder, os.urandom(8).hex())
-            with contextlib.suppress(OSError):
-                os.rename(directory, aside)
-                self._waiting.append(aside)
-            self.work()
+        _unlink(directory, RARE_FILES)
+        if _remove(directory):
+            return
+        aside = os.path.join(self._folder, os.urandom(8).hex())
+        with contextlib.suppress(OSError):
+            os.rename(directory, aside)
+            self._waiting.append(aside)
+        self.work()
 
     def work(self) -> None:
         """Start removing what waits; one process at a time."""
@@ -53,3 +50,22 @@ class Trash:
         if pid in self.pids:
             self.pids.discard(pid)
             self.work()
+
+
+def _unlink(directory: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        with contextlib.suppress(OSError):
+            os.unlink(f"{directory}/{name}")
+
+
+def _remove(directory: str) -> bool:
+    """Remove an attempt's folder when nothing but an empty work directory is in it."""
+    with contextlib.suppress(OSError):
+        os.rmdir(f"{directory}/work")
+    try:
+        os.rmdir(directory)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True

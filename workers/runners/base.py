@@ -60,7 +60,13 @@ class RunSpec:
     def to_wire(self) -> dict[str, Any]:
         """Return it as plain JSON values."""
         wire = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {**wire, "argv": list(self.argv), "env": dict(self.env), "hide": list(self.hide), "gpus": list(self.gpus)}
+        return {
+            **wire,
+            "argv": list(self.argv),
+            "env": dict(self.env),
+            "hide": list(self.hide),
+            "gpus": list(self.gpus),
+        }
 
     def with_executable(self, path: str) -> RunSpec:
         """Return a copy that runs the verified file at `path`."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import os
 import shutil
 import tempfile
 import threading
@@ -271,7 +270,9 @@ class FakeRunner:
         if spec.attempt_id in self._forgotten:
             return StartRefused("forgotten", f"attempt {spec.attempt_id} has ended and was forgotten: it runs once")
         if spec.deadline <= now:
-            return StartRefused("deadline", f"deadline {spec.deadline:.3f} of {spec.attempt_id} has passed: it is {now:.3f}")
+            return StartRefused(
+                "deadline", f"deadline {spec.deadline:.3f} of {spec.attempt_id} has passed: it is {now:.3f}"
+            )
         try:
             parse_spec(spec.to_wire())
         except BadSpec as exc:
@@ -282,7 +283,7 @@ class FakeRunner:
         )
         attempt = _FakeAttempt(spec, self._script(spec), next(self._pids), spec.deadline, now, wall, blank)
         self._attempts[spec.attempt_id] = attempt
-        os.makedirs(self.work_dir(spec.attempt_id), exist_ok=True)
+        (self._folder(spec.attempt_id) / "work").mkdir(parents=True, exist_ok=True)
         self._events.append(Started(spec.attempt_id, attempt.pid, now, wall))
         script = attempt.script
         if script.spawn_error is not None:
@@ -305,7 +306,7 @@ class FakeRunner:
         kept = data[: max(0, room)]
         lost = attempt.record.truncated_bytes + len(data) - len(kept)
         attempt.record = replace(attempt.record, truncated_bytes=lost)
-        with open(self.spool_path(attempt.spec.attempt_id), "ab") as spool:
+        with (self._folder(attempt.spec.attempt_id) / "spool").open("ab") as spool:
             for start in range(0, len(kept), 65536):
                 piece = kept[start : start + 65536]
                 spool.write(pack_header(stream, time.time(), len(piece)) + piece)

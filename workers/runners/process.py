@@ -169,9 +169,7 @@ class ProcessRunner:
         elif kind == "started":
             with self._lock:
                 self._running[attempt_id] = Running(attempt_id, message["pid"], message["uid"], message["cgroup"])
-            self._publish(
-                Started(attempt_id, message["pid"], message["started_boottime"], message["started_wall"])
-            )
+            self._publish(Started(attempt_id, message["pid"], message["started_boottime"], message["started_wall"]))
         elif kind == "exited":
             with self._lock:
                 self._running.pop(attempt_id, None)

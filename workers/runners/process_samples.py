@@ -43,9 +43,7 @@ def measure(running: Sequence[Running], layer: CgroupLayer | None) -> list[Sampl
             group = layer.open(attempt.cgroup)
             usage = group.usage()
             if usage.memory_bytes is not None and usage.cpu_seconds is not None:
-                samples.append(
-                    Sample(attempt.attempt_id, usage.memory_bytes, usage.cpu_seconds, len(group.pids()))
-                )
+                samples.append(Sample(attempt.attempt_id, usage.memory_bytes, usage.cpu_seconds, len(group.pids())))
             continue
         pids = _processes_of(attempt, table, below)
         if pids:

@@ -154,11 +154,7 @@ def find_v1(base: str, mounts: list[Mount]) -> V1Layer | None:
     """Return a layer below this process's own groups, None where memory or pids is not writable."""
     roots: dict[str, str] = {}
     for mount in mounts:
-        names = (
-            [name for name in REQUIRED + OPTIONAL if name in mount.controllers]
-            if mount.version == 1
-            else [UNIFIED]
-        )
+        names = [name for name in REQUIRED + OPTIONAL if name in mount.controllers] if mount.version == 1 else [UNIFIED]
         for name in names:
             root = f"{mount.own}/{base}"
             try:

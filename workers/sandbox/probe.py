@@ -18,9 +18,7 @@ def cgroups_offered(mounts: list[Mount]) -> str | None:
             offered = set(read_text(f"{parent}/cgroup.controllers").split())
             if set(WANTED) <= offered and _can_make(parent):
                 return "v2"
-    writable = {
-        name for mount in mounts if mount.version == 1 and _can_make(mount.own) for name in mount.controllers
-    }
+    writable = {name for mount in mounts if mount.version == 1 and _can_make(mount.own) for name in mount.controllers}
     return "v1" if set(REQUIRED) <= writable else None
 
 

@@ -1,0 +1,87 @@
+"""Bringing one attempt into the world: its folder, its control group, its pipes, its process.
+
+Knows nothing of clocks or other attempts; undoes itself when a step fails.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from workers.keeper import processes
+from workers.keeper.attempt import Attempt
+from workers.keeper.gate import GATE_SCRIPT
+from workers.keeper.launch import Birth, Launcher, missing_program
+from workers.keeper.trash import Trash
+from workers.sandbox.bubblewrap import bubblewrap_argv
+from workers.sandbox.cgroups import CgroupLayer, Limits
+
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Births:
+    """Starts attempts with what this host offers."""
+
+    def __init__(self, layer: CgroupLayer | None, bwrap: str | None, trash: Trash) -> None:
+        """Prepare to fork."""
+        self._layer = layer
+        self._bwrap = bwrap
+        self._trash = trash
+        self._launcher = Launcher()
+        self._boot = processes.boot_id()
+
+    def create(self, attempt: Attempt) -> None:
+        """Make folder, group and process. Raises OSError; what was made by then is left to `undo`.
+
+        A sandboxed program that cannot be found gets a spawn_error and no process.
+        """
+        spec = attempt.spec
+        attempt.make_directories()
+        if self._layer is not None and (spec.sandbox != "off" or spec.memory_bytes or spec.cpus_milli):
+            limits = Limits(spec.memory_bytes, spec.cpus_milli, spec.pids_max)
+            attempt.cgroup = self._layer.create(spec.attempt_id, limits)
+        note = attempt.remember(self._boot)
+        try:
+            if spec.sandbox == "bubblewrap":
+                attempt.record["spawn_error"] = missing_program(spec.argv[0], spec.executable, spec.env)
+            if attempt.record["spawn_error"] is None:
+                self._fork(attempt)
+                os.write(note, f"{attempt.pid} {processes.start_ticks(attempt.pid)}\n".encode())
+        finally:
+            os.close(note)
+
+    def _fork(self, attempt: Attempt) -> None:
+        spec, argv, file, gate_child = attempt.spec, attempt.spec.argv, attempt.spec.executable, None
+        if spec.sandbox == "bubblewrap" and self._bwrap is not None:
+            keeper_end, child_end = socket.socketpair()
+            attempt.gate, gate_child = keeper_end.detach(), child_end.detach()
+            os.set_blocking(attempt.gate, False)
+            command = [file, *argv[1:]] if file else argv
+            argv = bubblewrap_argv(
+                self._bwrap, work=attempt.work_dir, executable=file, hide=spec.hide or [],
+                gpus=spec.gpus or [], network=spec.network,
+            )  # fmt: skip
+            argv, file = [*argv, "/bin/sh", "-c", GATE_SCRIPT, "sh", *command], self._bwrap
+        write_ends: tuple[int, ...] = ()
+        try:
+            write_ends = attempt.output.open_pipes()
+            birth = Birth(
+                argv=argv, file=file or argv[0],
+                env={"PATH": SYSTEM_PATH, **spec.env, processes.MARKER: attempt.token},
+                cwd=attempt.work_dir, stdout_fd=write_ends[0], stderr_fd=write_ends[1], gate_fd=gate_child,
+                join_paths=attempt.cgroup.join_paths() if attempt.cgroup else (),
+                uid=attempt.uid, pids_max=spec.pids_max,
+            )  # fmt: skip
+            attempt.pid, attempt.failure_fd = self._launcher.fork(birth)
+        finally:
+            for fd in write_ends:
+                os.close(fd)
+            if gate_child is not None:
+                os.close(gate_child)
+
+    def undo(self, attempt: Attempt) -> None:
+        """Remove what a failed `create` made."""
+        if attempt.cgroup is not None:
+            attempt.cgroup.remove()
+        attempt.close()
+        self._trash.discard(attempt.directory)
