@@ -17,9 +17,7 @@ from app.cli.sse import Event, parse
 GIVE_UP_S = 60.0
 
 
-def pieces(
-    client: Client, job_id: str, tail: str | None = None, stream: str | None = None
-) -> Iterator[dict[str, Any]]:
+def pieces(client: Client, job_id: str, tail: str | None = None, stream: str | None = None) -> Iterator[dict[str, Any]]:
     """The log from its beginning (or its last `tail` lines) to the job's end, each piece once and in order.
 
     A piece has `stream`, `attempt`, `time` (unix) and `text`. A broken connection is taken up after the last
@@ -51,9 +49,7 @@ def _piece(event: Event) -> dict[str, Any]:
     return told
 
 
-def follow(
-    client: Client, job_id: str, as_json: bool, tail: str | None = None, stream: str | None = None
-) -> None:
+def follow(client: Client, job_id: str, as_json: bool, tail: str | None = None, stream: str | None = None) -> None:
     """Print the log until the job ends: each stream to its own, or all as one JSON object a line."""
     for piece in pieces(client, job_id, tail, stream):
         if as_json:

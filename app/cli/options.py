@@ -61,9 +61,7 @@ def full_id(client: Client, job_id: str) -> str:
         return job_id
     found = [job["id"] for job in client.jobs(PREFIX_WINDOW) if job["id"].startswith(job_id.lower())]
     if len(found) > 1:
-        raise Failure(
-            ExitCode.USAGE, f"{job_id} begins {len(found)} ids; give more of it: {', '.join(found[:3])}"
-        )
+        raise Failure(ExitCode.USAGE, f"{job_id} begins {len(found)} ids; give more of it: {', '.join(found[:3])}")
     if not found:
         message = f"no id of the newest {PREFIX_WINDOW} jobs begins with {job_id}; give the whole id"
         raise Failure(ExitCode.NOT_FOUND, message, {"job_id": job_id})

@@ -16,13 +16,9 @@ from app.cli.render import job_table, print_json
 @click.option("--status", type=click.Choice(STATUSES), help="Only jobs in this state.")
 @click.option("--type", "job_type", metavar="WORD", help="Only jobs of this type.")
 @click.option("--priority", type=click.Choice(PRIORITIES), help="Only jobs of this class.")
-@click.option(
-    "--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many at most."
-)
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="How many at most.")
 @click.option("--watch", is_flag=True, help="Show them again and again until Ctrl-C.")
-@click.option(
-    "--every", type=Duration(), default=2.0, help="Seconds between two looks of --watch; default 2."
-)
+@click.option("--every", type=Duration(), default=2.0, help="Seconds between two looks of --watch; default 2.")
 @fabric_command
 def command(
     *,

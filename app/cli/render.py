@@ -41,9 +41,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(click.unstyle(row[i])) for row in (head, *rows)) for i in range(len(head))]
     lines = []
     for row in (head, *rows):
-        cells = (
-            cell + " " * (width - len(click.unstyle(cell))) for cell, width in zip(row, widths, strict=True)
-        )
+        cells = (cell + " " * (width - len(click.unstyle(cell))) for cell, width in zip(row, widths, strict=True))
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
@@ -57,9 +55,7 @@ def _job_row(job: Mapping[str, Any], now: datetime) -> tuple[str, ...]:
     state = str(job.get("state_detail") or job["status"])
     started, ended = moment(job.get("started_at")), moment(job.get("completed_at"))
     ran = span((ended or now) - started) if started else "-"
-    waits = (
-        f" ({plain(job['reason'])})" if state == "pending" and job.get("reason") not in (None, "new") else ""
-    )
+    waits = f" ({plain(job['reason'])})" if state == "pending" and job.get("reason") not in (None, "new") else ""
     return (
         str(job["id"]),
         plain(job["type"]),

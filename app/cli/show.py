@@ -39,9 +39,7 @@ def describe(job: Mapping[str, Any]) -> Iterator[str]:
     for name in ("exit_code", "signal", "executor_id", "binary_url", "binary_sha256", "image"):
         facts[name.replace("_", " ")] = job.get(name)
     facts["arguments"] = " ".join(plain(argument) for argument in job.get("arguments") or ()) or None
-    facts["environment"] = " ".join(
-        f"{plain(k)}={plain(v)}" for k, v in (job.get("env_variables") or {}).items()
-    )
+    facts["environment"] = " ".join(f"{plain(k)}={plain(v)}" for k, v in (job.get("env_variables") or {}).items())
     facts["created"] = job["created_at"]
     facts["started"], facts["ended"] = job.get("started_at"), job.get("completed_at")
     yield from (f"{name:<14}{value}" for name, value in facts.items() if value not in (None, ""))

@@ -16,9 +16,7 @@ from app.cli.wait import wait_for
 @click.option("--reason", metavar="TEXT", help="Kept with the job.")
 @click.option("--wait", "waits", is_flag=True, help="Return when the jobs have ended.")
 @fabric_command
-def command(
-    *, client: Client, as_json: bool, ids: tuple[str, ...], reason: str | None, waits: bool
-) -> ExitCode:
+def command(*, client: Client, as_json: bool, ids: tuple[str, ...], reason: str | None, waits: bool) -> ExitCode:
     """Stop jobs: a pending one is cancelled, a running one gets SIGTERM, its grace, then SIGKILL."""
     stopped = [client.stop(full_id(client, job_id), reason) for job_id in ids]
     if waits:

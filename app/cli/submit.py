@@ -26,14 +26,10 @@ _SERVING = "workers fetch by URL: serve the file over HTTP and give its URL, or 
 @click.argument("words", nargs=-1, metavar="[URL] [ARGUMENT]...")
 @click.option("--sha256", metavar="HEX", help="SHA-256 of the program at URL; nothing else is ever run.")
 @click.option("--file", "copy", metavar="PATH", help="A local copy of the program, to take the SHA-256 from.")
-@click.option(
-    "--script", metavar="FILE|-", help="A script for /bin/sh instead of a URL; - reads standard input."
-)
+@click.option("--script", metavar="FILE|-", help="A script for /bin/sh instead of a URL; - reads standard input.")
 @click.option("--type", "job_type", metavar="WORD", help="The job's type; default: the program's name.")
 @click.option("--priority", type=click.Choice(PRIORITIES), default="background", show_default=True)
-@click.option(
-    "--arg", "arguments", multiple=True, metavar="TEXT", help="One argument (repeat); also after --."
-)
+@click.option("--arg", "arguments", multiple=True, metavar="TEXT", help="One argument (repeat); also after --.")
 @click.option("--env", "environment", multiple=True, metavar="NAME=VALUE", help="One variable (repeat).")
 @click.option("--timeout", type=Duration(), help="Time limit from the process's start, such as 90, 15m, 2h.")
 @click.option("--grace", type=Duration(), help="Time between SIGTERM and SIGKILL.")
@@ -47,9 +43,7 @@ _SERVING = "workers fetch by URL: serve the file over HTTP and give its URL, or 
 @click.option("--wait", "waits", is_flag=True, help="Return when the job has ended: 0 completed, 1 failed.")
 @click.option("--follow", "follows", is_flag=True, help="Like --wait, and print the log as it comes.")
 @fabric_command
-def command(
-    *, client: Client, as_json: bool, key: str | None, waits: bool, follows: bool, **asked: Any
-) -> ExitCode:
+def command(*, client: Client, as_json: bool, key: str | None, waits: bool, follows: bool, **asked: Any) -> ExitCode:
     """Submit one job and print its id.
 
     cfab submit https://example.com/train --sha256 9f86d0… -- --epochs 3
@@ -101,9 +95,7 @@ def _script(source: str) -> str:
     except OSError as exc:
         raise Failure(ExitCode.USAGE, f"the script {source} cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:
-        raise Failure(
-            ExitCode.USAGE, f"the script {source} is no UTF-8 text; submit programs by URL"
-        ) from exc
+        raise Failure(ExitCode.USAGE, f"the script {source} is no UTF-8 text; submit programs by URL") from exc
     if not text.strip():
         raise Failure(ExitCode.USAGE, f"the script {source} is empty")
     return text

@@ -38,11 +38,7 @@ def test_the_token_of_this_machine_stays_on_it(data_dir: Path, server: str, toke
 
 def test_a_token_that_was_given_goes_to_any_server(data_dir: Path) -> None:
     settings = load_settings({"CFAB_DATA_DIR": str(data_dir), "CFAB_API_TOKEN": "given"})
-    assert (
-        token_of(settings, "https://fabric.example.com")
-        == token_of(settings, "http://127.0.0.1:1")
-        == "given"
-    )
+    assert token_of(settings, "https://fabric.example.com") == token_of(settings, "http://127.0.0.1:1") == "given"
 
 
 def test_no_token_is_no_error(tmp_path: Path) -> None:
@@ -54,9 +50,7 @@ def test_loopback(host: str) -> None:
     assert is_loopback(host)
 
 
-@pytest.mark.parametrize(
-    "host", ["10.0.0.1", "example.com", "localhost.com", "", "0.0.0.0", "127.0.0.1.nip.io"]
-)
+@pytest.mark.parametrize("host", ["10.0.0.1", "example.com", "localhost.com", "", "0.0.0.0", "127.0.0.1.nip.io"])
 def test_not_loopback(host: str) -> None:
     assert not is_loopback(host)
 

@@ -13,9 +13,7 @@ ROOT = Path(__file__).parents[3]
 def test_every_exit_code_is_documented() -> None:
     page = (ROOT / "docs" / "errors.md").read_text()
     rows = re.findall(r"^\| (\d+) \| ([a-z ]+) \| \S", page, re.MULTILINE)
-    assert {(int(code), name.replace(" ", "_").upper()) for code, name in rows} == {
-        (c.value, c.name) for c in ExitCode
-    }
+    assert {(int(code), name.replace(" ", "_").upper()) for code, name in rows} == {(c.value, c.name) for c in ExitCode}
 
 
 def test_the_readme_leads_there() -> None:

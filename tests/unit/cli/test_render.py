@@ -33,9 +33,7 @@ def job(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_table_of_jobs() -> None:
-    waiting = job(
-        status="pending", state_detail="pending", reason="backoff", executor_id=None, started_at=None
-    )
+    waiting = job(status="pending", state_detail="pending", reason="backoff", executor_id=None, started_at=None)
     lines = click.unstyle(job_table([job(), waiting], NOW)).splitlines()
     assert [line.split()[1:] for line in lines] == [
         ["TYPE", "PRIORITY", "STATE", "NODE", "AGE", "RAN"],
