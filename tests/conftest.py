@@ -1,4 +1,4 @@
-"""Fixtures of all tests: embedded servers, a fresh migrated database each, settings without the caller's environment."""
+"""Fixtures of all tests: embedded servers, a fresh migrated database each, settings free of the environment."""
 
 from __future__ import annotations
 

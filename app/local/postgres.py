@@ -145,7 +145,7 @@ class PostgresServer:
             self._process = None
 
     def clear_stale_pid(self) -> None:
-        """Removes a postmaster.pid that no PostgreSQL of this directory stands behind. Raises ServerFailed if one does."""
+        """Removes a postmaster.pid that no PostgreSQL of this directory stands behind; raises ServerFailed if so."""
         path = self.data / "postmaster.pid"
         try:
             pid = int(path.read_text(encoding="ascii").splitlines()[0])
