@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +18,8 @@ from app.storage import attempts as stored
 from app.storage import logs
 from app.storage.database import Database, Row, Tx
 from app.storage.keys import revive_keys
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,33 +107,24 @@ def finish(db: Database, ends: Sequence[Finished]) -> FinishResult:
 
 
 def finish_each(db: Database, ends: Sequence[Finished]) -> FinishResult:
-    """`finish`, but a batch that PostgreSQL refuses is halved until the poison row stands alone, which raises last.
+    """`finish`, but a batch that PostgreSQL refuses is halved until the poison row stands alone.
 
-    Every other row is finished. An output that cannot be stored never blocks the end: it is left out with `log_gap`.
+    Every other row is finished; a row that is refused even alone is missing from the answers, and logged. An output
+    that cannot be stored never blocks the end: it is left out with `log_gap`. Raises Unavailable, as `finish` does.
     """
     try:
         return finish(db, ends)
     except Unavailable:
         raise
-    except Exception:
-        if len(ends) == 1:
-            bare = _without_output(ends[0])
-            if bare is None:
-                raise
-            return finish(db, [bare])
-    half = len(ends) // 2
-    parts: list[FinishResult] = []
-    failure: Exception | None = None
-    for part in (ends[:half], ends[half:]):
-        try:
-            parts.append(finish_each(db, part))
-        except Unavailable:
-            raise
-        except Exception as exc:
-            failure = exc
-    if failure is not None and not parts:
-        raise failure
-    return _merge(parts)
+    except Exception as exc:
+        if len(ends) > 1:
+            half = len(ends) // 2
+            return _merge([finish_each(db, ends[:half]), finish_each(db, ends[half:])])
+        bare = _without_output(ends[0])
+        if bare is not None:
+            return finish_each(db, [bare])
+        log.error("the end of attempt %s cannot be stored: %s", ends[0].attempt_id, exc)
+        return FinishResult({}, {}, frozenset())
 
 
 def _without_output(end: Finished) -> Finished | None:
@@ -140,7 +134,7 @@ def _without_output(end: Finished) -> Finished | None:
         **vars(end),
         "chunks": (),
         "log_gap": True,
-        "message": end.message.encode("ascii", "replace").decode(),
+        "message": end.message.encode("ascii", "replace").decode().replace("\0", "?"),
     }
     return Finished(**kept)
 

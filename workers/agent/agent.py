@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 
 FETCHERS = 8
 STALE_TASKS_S = 30.0
+SETTLE_S = 0.5
 DRAIN_END_S = 5.0
 
 
@@ -281,28 +282,34 @@ class Agent:
         except RunnerError as exc:
             log.error("the runner cannot start jobs: %s", exc)
             for entry, _spec in going:
-                self._undo(entry, f"the node could not start the job: {exc}")
+                self._fetchers.submit(self._settle_start, entry, f"the node could not start the job: {exc}")
             return
         for (entry, _spec), answer in zip(going, answers, strict=True):
             if not isinstance(answer, StartRefused):
+                if entry.cancelled.is_set():
+                    # The stop came while the runner did not know the attempt yet, and found nothing to stop.
+                    self._stop_launched(entry)
                 continue
             log.warning("attempt %s was not started: %s", entry.attempt_id, answer)
             entry.launched = False
             bad = answer.code == "invalid"
             self._refuse(entry, Ending(started=False, refused=bad, node_fault=not bad), str(answer))
 
-    def _undo(self, entry: Entry, message: str) -> None:
-        """A start whose outcome is unknown: make sure that nothing runs before anything is told."""
-        try:
-            self._runner.kill(str(entry.attempt_id), "unknown start")
-            held = {h.attempt_id for h in self._runner.attach()}
-        except RunnerError:
-            # The keeper cannot be asked: the deadline ends what may run, and the lease passes after it.
-            self.registry.remove(entry.attempt_id)
+    def _settle_start(self, entry: Entry, message: str) -> None:
+        """A start whose outcome is unknown: ask the runner until it answers, and hold the lease meanwhile.
+
+        Only when the runner is known not to have the attempt may another node be given the job.
+        """
+        while not self._stopping.wait(SETTLE_S):
+            try:
+                held = {h.attempt_id for h in self._runner.attach()}
+            except RunnerError as exc:
+                log.warning("the runner does not say whether attempt %s runs: %s", entry.attempt_id, exc)
+                continue
+            if str(entry.attempt_id) not in held and entry.record is None:
+                entry.launched = False
+                self._refuse(entry, Ending(started=False, node_fault=True), message)
             return
-        if str(entry.attempt_id) not in held:
-            entry.launched = False
-            self._refuse(entry, Ending(started=False, node_fault=True), message)
 
     def _refuse(self, entry: Entry, ending: Ending, message: str) -> None:
         self._reporter.tell_ended(entry, refused(entry, ending, message))
@@ -372,13 +379,17 @@ class Agent:
         if entry.stopping == cause:
             return
         entry.stopping = cause
+        entry.grace_s = grace_s
         entry.cancelled.set()
         if entry.launched:
-            try:
-                self._runner.stop(str(entry.attempt_id), grace_s, cause)
-            except RunnerError as exc:
-                entry.stopping = None
-                log.warning("attempt %s could not be stopped, the next renewal tries again: %s", entry.attempt_id, exc)
+            self._stop_launched(entry)
+
+    def _stop_launched(self, entry: Entry) -> None:
+        try:
+            self._runner.stop(str(entry.attempt_id), entry.grace_s, entry.stopping or "cancel")
+        except RunnerError as exc:
+            entry.stopping = None
+            log.warning("attempt %s could not be stopped, the next renewal tries again: %s", entry.attempt_id, exc)
 
     def _lost(self, entry: Entry) -> None:
         """The fence has moved on: another holds the job, or it is over. Kill ours; its end tells nobody anything."""

@@ -14,7 +14,8 @@ def ending_of(record: ExitRecord) -> Ending:
     if record.spawn_error is not None:
         return Ending(exit_code=None, started=False, refused=True)
     if record.keeper_lost or record.lease_lost:
-        return Ending(lost=True)
+        # A lease runs out when we cannot reach the database; only a dead keeper may be the job's doing.
+        return Ending(lost=True, started=record.keeper_lost)
     return Ending(
         exit_code=record.exit_code,
         signal=record.signal,

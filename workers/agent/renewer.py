@@ -43,7 +43,7 @@ class Renewer:
         self._stale = stale
         self._wake = threading.Event()
         self._stopped = threading.Event()
-        self._suspects: frozenset[UUID] = frozenset()
+        self._suspects: dict[UUID, int] = {}
         self.failures = 0
         self._thread = threading.Thread(target=self._run, name="renewer", daemon=True)
 
@@ -80,8 +80,6 @@ class Renewer:
             self._wake.clear()
 
     def _renew_once(self) -> None:
-        claims_before = self._claims.claims_begun
-        quiet = claims_before == self._claims.claims_ended
         entries = {entry.attempt_id: entry for entry in self._registry.all()}
         # The deadline counts from before the request: the database's clock can only start later.
         sent = boottime()
@@ -98,26 +96,23 @@ class Renewer:
             self._stop_entry(entries[attempt_id], cause.word, grace_s)
         for attempt_id in answer.lost:
             self._lost(entries[attempt_id])
-        self._settle_orphans(answer, quiet, claims_before)
+        self._settle_orphans(answer)
 
-    def _settle_orphans(self, answer: Renewal, quiet: bool, claims: int) -> None:
+    def _settle_orphans(self, answer: Renewal) -> None:
         """Hands back what the database gives us but nobody here has.
 
-        A claim that is under way looks the same, so an orphan counts only when two answers in a row name it and no
-        claim was open at either.
+        An attempt of a claim that is under way looks the same. So an orphan counts only when every claim that had begun
+        when it was seen has ended (and put what it took into the registry), and it is still not here.
         """
+        begun = self._claims.claims_begun
+        self._suspects = {o.attempt_id: self._suspects.get(o.attempt_id, begun) for o in answer.orphans}
+        ended = self._claims.claims_ended
         here = set(self._registry.ids())
         orphans = [orphan for orphan in answer.orphans if orphan.attempt_id not in here]
-        if not quiet or claims != self._claims.claims_begun:
-            self._suspects = frozenset()
-            if orphans:
-                self._wake.set()
-            return
-        suspects = self._suspects
-        self._suspects = frozenset(orphan.attempt_id for orphan in orphans)
-        sure = [orphan for orphan in orphans if orphan.attempt_id in suspects]
+        sure = [orphan for orphan in orphans if self._suspects[orphan.attempt_id] <= ended]
         if sure:
             log.warning("handing back %d allocations that this node does not run", len(sure))
             self._hand_back(sure)
         elif orphans:
+            self._stopped.wait(0.05)
             self._wake.set()

@@ -68,6 +68,7 @@ class Reporter:
         self._ends: dict[UUID, Finished | None] = {}
         self._starts: dict[UUID, float] = {}
         self._grown: set[UUID] = set()
+        self._poison: dict[UUID, tuple[float, float, Finished | None]] = {}
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
 
@@ -110,6 +111,7 @@ class Reporter:
                 if not self._stopped:
                     self._wait(flushed, pause)
                 stopping = self._stopped
+                self._try_poison_again()
                 ends = [(key, self._ends.pop(key)) for key in list(self._ends)[:ENDS_AT_A_TIME]]
                 now = time.monotonic()
                 starts = [k for k, due in self._starts.items() if due <= now or stopping]
@@ -143,6 +145,7 @@ class Reporter:
         while not (self._stopped or self._ends):
             now = time.monotonic()
             due = [when - now for when in self._starts.values()]
+            due += [when - now for when, _pause, _finished in self._poison.values()]
             if self._grown:
                 due.append(flushed + self._flush_s - now)
             if due and min(due) <= 0:
@@ -241,10 +244,29 @@ class Reporter:
             )
             if result.ready_again:
                 self._ready_again(result.ready_again)
+            self._defer([(entry, finished) for entry, finished in told if entry.attempt_id not in result.answers])
         if later:
             with self._condition:
                 for key in later:
                     self._ends.setdefault(key, None)
+
+    def _defer(self, refused_ends: Sequence[tuple[Entry, Finished]]) -> None:
+        """Ends that PostgreSQL refuses stand alone: told again later and later, while all others go their way."""
+        for entry, finished in refused_ends:
+            _due, pause, _finished = self._poison.pop(entry.attempt_id, (0.0, 0.5, None))
+            log.error("the end of attempt %s is refused by the database and is told again", entry.attempt_id)
+            again = None if entry.record is not None else finished
+            with self._condition:
+                self._poison[entry.attempt_id] = (time.monotonic() + pause * 2, min(60.0, pause * 2), again)
+
+    def _try_poison_again(self) -> None:
+        now = time.monotonic()
+        for key, (due, pause, finished) in list(self._poison.items()):
+            if due <= now and self._registry.get(key) is None:
+                del self._poison[key]
+            elif due <= now:
+                self._poison[key] = (now + 2 * pause, pause, finished)
+                self._ends.setdefault(key, finished)
 
     def _finished(self, entry: Entry) -> Finished | None:
         """The report of an ended attempt with the rest of its output, or None while much output is still to ship."""
@@ -291,7 +313,8 @@ class Reporter:
 
 def refused(entry: Entry, ending: Ending, message: str) -> Finished:
     """The report of an attempt that never had a process."""
-    return Finished(entry.attempt_id, entry.token, ending, message=message[:4000], ended_at=datetime.now(UTC))
+    clean = message[:4000].replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return Finished(entry.attempt_id, entry.token, ending, message=clean, ended_at=datetime.now(UTC))
 
 
 def _time(wall: float | None) -> datetime | None:
