@@ -10,7 +10,9 @@ from pathlib import Path
 
 import redis
 
+from app.local.child import Program
 from app.local.postgres import ServerFailed
+from app.local.processes import end, working_in
 
 
 class ValkeyServer:
@@ -47,8 +49,20 @@ class ValkeyServer:
         """The command line of the server; the password stays in the configuration file."""
         return [str(_program()), str(self.root / "valkey.conf")]
 
+    def program(self, log: Path, name: str = "valkey") -> Program:
+        """The same for a supervisor; `create` must have been called."""
+        return Program(
+            name=name, argv=self.command(), env={"PATH": "/usr/bin:/bin", "TZ": "UTC"}, log=log, cwd=self.root,
+            ready=self.answers, alive=self.answers, before_start=self.clear_leftovers, stop_timeout_s=10.0,
+        )  # fmt: skip
+
+    def clear_leftovers(self) -> None:
+        """Ends a former server on this data. Whoever calls it holds the lock on the data."""
+        end(working_in(self.root), signal.SIGTERM, 5.0)
+
     def start(self, log: Path | None = None, timeout_s: float = 15.0) -> None:
         """Starts it as a child of this process and waits until it answers. Raises ServerFailed."""
+        self.clear_leftovers()
         path = log or self.root / "server.log"
         with path.open("ab") as sink:
             self._process = subprocess.Popen(
