@@ -247,11 +247,25 @@ def test_many_files_are_removed_without_holding_up(keeper_lab: Lab) -> None:
     eventually(lambda: not list((root / "trash").iterdir()), "empty trash")
 
 
+def keeper_children(lab: Lab) -> dict[int, bytes]:
+    """Return the keeper's children with their command lines."""
+    pid = lab.keeper.hello["pid"]
+    found = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    return {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in found}
+
+
 def test_no_child_stays_unreaped(keeper_lab: Lab) -> None:
     for number in range(5):
         keeper_lab.run_program(f"a{number}", ["/bin/sh", "-c", "(setsid true &) ; true"], slot=number)
-    pid = keeper_lab.keeper.hello["pid"]
-    eventually(lambda: not Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii"), "empty house")
+    eventually(lambda: all(b"zygote.py" in command for command in keeper_children(keeper_lab).values()), "empty house")
+
+
+def test_killed_zygote_is_replaced(slot_lab: Lab) -> None:
+    assert slot_lab.run("a1", Script()).exit_code == 0
+    (zygote,) = [pid for pid, command in keeper_children(slot_lab).items() if b"zygote.py" in command]
+    os.kill(zygote, signal.SIGKILL)
+    eventually(lambda: zygote not in keeper_children(slot_lab), "end of the zygote")
+    assert slot_lab.run("a2", Script(exit_code=7)).exit_code == 7
 
 
 def test_second_keeper_is_refused(plain_lab: Lab) -> None:

@@ -5,12 +5,12 @@ Knows nothing of sockets or of the event loop.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import time
 from typing import Any
 
+from workers.keeper.folders import SPOOL, WORK
+from workers.keeper.notes import Notes
 from workers.keeper.output import Output
 from workers.keeper.spec import Spec
 from workers.sandbox.cgroups import Cgroup
@@ -50,9 +50,27 @@ class Attempt:
     """A started (or finished and not yet forgotten) attempt."""
 
     __slots__ = (
-        "cgroup", "deadline", "directory", "ending_since", "failure_fd", "gate", "job_pid", "job_pidfd", "kill_sent",
-        "orphan_cpu_seconds", "orphan_peak_bytes", "output", "pid", "record",
-        "spec", "state", "term_sent", "token", "uid", "wait_status",
+        "cgroup",
+        "deadline",
+        "directory",
+        "ending_since",
+        "failure_fd",
+        "gate",
+        "job_pid",
+        "job_pidfd",
+        "kill_sent",
+        "notes",
+        "orphan_cpu_seconds",
+        "orphan_peak_bytes",
+        "output",
+        "pid",
+        "record",
+        "spec",
+        "state",
+        "term_sent",
+        "token",
+        "uid",
+        "wait_status",
     )  # fmt: skip
 
     def __init__(self, spec: Spec, directory: str, uid: int | None) -> None:
@@ -61,7 +79,8 @@ class Attempt:
         self.directory = directory
         self.uid = uid
         self.token = os.urandom(12).hex()
-        self.output = Output(os.path.join(directory, "spool"), spec.log_cap_bytes)
+        self.output = Output(f"{directory}/{SPOOL}", spec.log_cap_bytes)
+        self.notes = Notes(directory)
         self.deadline = spec.deadline
         self.state = RUNNING
         self.record = dict(BLANK_RECORD)
@@ -81,29 +100,21 @@ class Attempt:
     @property
     def work_dir(self) -> str:
         """The job's own directory, its working directory."""
-        return os.path.join(self.directory, "work")
+        return f"{self.directory}/{WORK}"
 
-    def make_directories(self) -> None:
-        """Make the attempt's folder and work directory, and note what a later keeper needs to clean up."""
-        os.mkdir(self.directory, 0o711)
-        os.mkdir(self.work_dir, 0o700)
-        if self.uid is not None:
-            os.chown(self.work_dir, self.uid, self.uid)
-
-    def remember(self, boot: str) -> int:
-        """Write what finds this attempt's processes again; return the open file for `remember_pid`."""
-        fd = os.open(os.path.join(self.directory, "state.json"), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        state = {
-            "token": self.token,
-            "uid": self.uid,
-            "boot_id": boot,
-            "cgroup": self.cgroup.directories() if self.cgroup else [],
-            "identity": self.identity(),
-            "started_boottime": self.record["started_boottime"],
-            "started_wall": self.record["started_wall"],
-        }
-        os.write(fd, json.dumps(state).encode() + b"\n")
-        return fd
+    def begin_notes(self, boot: str) -> None:
+        """Write down what finds this attempt's processes again. Raises OSError."""
+        self.notes.begin(
+            {
+                "token": self.token,
+                "uid": self.uid,
+                "boot_id": boot,
+                "cgroup": self.cgroup.directories() if self.cgroup else [],
+                "identity": self.identity(),
+                "started_boottime": self.record["started_boottime"],
+                "started_wall": self.record["started_wall"],
+            }
+        )
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that say which job this is."""
@@ -148,33 +159,3 @@ class Attempt:
             if fd >= 0:
                 os.close(fd)
         self.job_pidfd = self.failure_fd = -1
-
-
-def write_record(directory: str, record: dict[str, Any]) -> bool:
-    """Put exit.json in place in one step; False when the disk does not take it now."""
-    path = os.path.join(directory, "exit.json")
-    try:
-        fd = os.open(path + ".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            data = json.dumps(record).encode()
-            whole = os.write(fd, data) == len(data)
-        finally:
-            os.close(fd)
-        if whole:
-            os.rename(path + ".new", path)
-            return True
-    except OSError:
-        pass
-    with contextlib.suppress(OSError):
-        os.unlink(path + ".new")
-    return False
-
-
-def read_record(directory: str) -> dict[str, Any] | None:
-    """Return a finished attempt's record; None when there is none or it is not whole."""
-    try:
-        with open(os.path.join(directory, "exit.json"), "rb") as file:
-            record = json.load(file)
-    except (OSError, ValueError):
-        return None
-    return {**BLANK_RECORD, **record} if isinstance(record, dict) else None

@@ -5,14 +5,16 @@ Knows nothing of clocks or other attempts; undoes itself when a step fails.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 
 from workers.keeper import processes
 from workers.keeper.attempt import Attempt
+from workers.keeper.child import Birth
+from workers.keeper.folders import Folders
 from workers.keeper.gate import GATE_SCRIPT
-from workers.keeper.launch import Birth, Launcher, missing_program
-from workers.keeper.trash import Trash
+from workers.keeper.launch import Launcher, missing_program
 from workers.sandbox.bubblewrap import bubblewrap_argv
 from workers.sandbox.cgroups import CgroupLayer, Limits
 
@@ -22,12 +24,12 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class Births:
     """Starts attempts with what this host offers."""
 
-    def __init__(self, layer: CgroupLayer | None, bwrap: str | None, trash: Trash) -> None:
+    def __init__(self, layer: CgroupLayer | None, bwrap: str | None, folders: Folders) -> None:
         """Prepare to fork."""
         self._layer = layer
         self._bwrap = bwrap
-        self._trash = trash
-        self._launcher = Launcher()
+        self._folders = folders
+        self.launcher = Launcher()
         self._boot = processes.boot_id()
 
     def create(self, attempt: Attempt) -> None:
@@ -36,19 +38,15 @@ class Births:
         A sandboxed program that cannot be found gets a spawn_error and no process.
         """
         spec = attempt.spec
-        attempt.make_directories()
+        self._folders.make(attempt.directory, attempt.uid)
         if self._layer is not None and (spec.sandbox != "off" or spec.memory_bytes or spec.cpus_milli):
             limits = Limits(spec.memory_bytes, spec.cpus_milli, spec.pids_max)
             attempt.cgroup = self._layer.create(spec.attempt_id, limits)
-        note = attempt.remember(self._boot)
-        try:
-            if spec.sandbox == "bubblewrap":
-                attempt.record["spawn_error"] = missing_program(spec.argv[0], spec.executable, spec.env)
-            if attempt.record["spawn_error"] is None:
-                self._fork(attempt)
-                os.write(note, f"{attempt.pid} {processes.start_ticks(attempt.pid)}\n".encode())
-        finally:
-            os.close(note)
+        attempt.begin_notes(self._boot)
+        if spec.sandbox == "bubblewrap":
+            attempt.record["spawn_error"] = missing_program(spec.argv[0], spec.executable, spec.env)
+        if attempt.record["spawn_error"] is None:
+            self._fork(attempt)
 
     def _fork(self, attempt: Attempt) -> None:
         spec, argv, file, gate_child = attempt.spec, attempt.spec.argv, attempt.spec.executable, None
@@ -62,26 +60,31 @@ class Births:
                 gpus=spec.gpus or [], network=spec.network,
             )  # fmt: skip
             argv, file = [*argv, "/bin/sh", "-c", GATE_SCRIPT, "sh", *command], self._bwrap
-        write_ends: tuple[int, ...] = ()
+        birth = Birth(
+            argv=argv,
+            file=file or argv[0],
+            env={"PATH": SYSTEM_PATH, **spec.env, processes.MARKER: attempt.token},
+            cwd=attempt.work_dir,
+            join_paths=attempt.cgroup.join_paths() if attempt.cgroup else (),
+            uid=attempt.uid,
+            pids_max=spec.pids_max,
+            gated=gate_child is not None,
+        )
+        fds = [] if gate_child is None else [gate_child]
         try:
-            write_ends = attempt.output.open_pipes()
-            birth = Birth(
-                argv=argv, file=file or argv[0],
-                env={"PATH": SYSTEM_PATH, **spec.env, processes.MARKER: attempt.token},
-                cwd=attempt.work_dir, stdout_fd=write_ends[0], stderr_fd=write_ends[1], gate_fd=gate_child,
-                join_paths=attempt.cgroup.join_paths() if attempt.cgroup else (),
-                uid=attempt.uid, pids_max=spec.pids_max,
-            )  # fmt: skip
-            attempt.pid, attempt.failure_fd = self._launcher.fork(birth)
+            fds[:0] = attempt.output.open_pipes()
+            attempt.pid, attempt.failure_fd = self.launcher.fork(birth, fds)
+            # From here on the process is there, and only its end may end the attempt: a full disk must not.
+            with contextlib.suppress(OSError):
+                attempt.notes.add_process(attempt.pid, processes.start_ticks(attempt.pid))
         finally:
-            for fd in write_ends:
+            for fd in fds:
                 os.close(fd)
-            if gate_child is not None:
-                os.close(gate_child)
 
     def undo(self, attempt: Attempt) -> None:
         """Remove what a failed `create` made."""
         if attempt.cgroup is not None:
             attempt.cgroup.remove()
         attempt.close()
-        self._trash.discard(attempt.directory)
+        attempt.notes.close()
+        self._folders.discard(attempt.directory, printed=True)

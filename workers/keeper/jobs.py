@@ -20,16 +20,15 @@ from workers.keeper.attempt import (
     RUNNING,
     Attempt,
     boottime,
-    write_record,
 )
 from workers.keeper.births import Births
 from workers.keeper.ends import record_end, record_usage
+from workers.keeper.folders import Folders
 from workers.keeper.gate import find_sandboxed
 from workers.keeper.loop import RANK_GATE, RANK_OUTPUT, Poller, Timers
 from workers.keeper.orphans import Orphans
 from workers.keeper.output import OutputNews
 from workers.keeper.spec import Spec
-from workers.keeper.trash import Trash
 from workers.sandbox.cgroups import Cgroup, CgroupLayer
 
 SWEEP_RETRY_S = 0.005
@@ -62,19 +61,18 @@ class Jobs:
         emit: Callable[[dict[str, Any]], None],
     ) -> None:
         """Serve `directory`; `uid_base` None runs jobs as the keeper's own user."""
-        self._root = os.path.join(directory, "attempts")
         self._uid_base = uid_base
         self._bwrap = bwrap
         self._poller = poller
         self._timers = timers
         self._emit = emit
-        self.trash = Trash(os.path.join(directory, "trash"))
-        self._births = Births(layer, bwrap, self.trash)
+        self.folders = Folders(directory)
+        self._births = Births(layer, bwrap, self.folders)
         self.attempts: dict[str, Attempt] = {}
         self._by_pid: dict[int, Attempt] = {}
         self._slots: dict[int, str] = {}
         self._ending: dict[str, Attempt] = {}
-        self._orphans = Orphans(self._by_pid, self.trash.pids)
+        self._orphans = Orphans(self._by_pid, self.folders.pids, self._births.launcher.zygote_pids)
         self._forgotten: OrderedDict[str, None] = OrderedDict()
         self._unsaved: dict[str, Attempt] = {}
         self.news = OutputNews(emit)
@@ -100,7 +98,7 @@ class Jobs:
             return False
         self._check(spec)
         uid = None if self._uid_base is None else self._uid_base + spec.slot
-        attempt = Attempt(spec, os.path.join(self._root, spec.attempt_id), uid)
+        attempt = Attempt(spec, self.folders.path(spec.attempt_id), uid)
         attempt.record["started_boottime"], attempt.record["started_wall"] = boottime(), time.time()
         try:
             self._births.create(attempt)
@@ -316,7 +314,8 @@ class Jobs:
                 processes.send_group(info.si_pid, signal.SIGKILL)
             pid, status, used = os.wait4(info.si_pid, 0)
             if attempt is None:
-                self.trash.reaped(pid)
+                self.folders.reaped(pid)
+                self._births.launcher.reaped(pid)
                 self._orphans.reaped(pid, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
                 continue
             attempt.state, attempt.wait_status, attempt.ending_since = ENDING, status, boottime()
@@ -371,7 +370,7 @@ class Jobs:
     def _persist(self, attempt_id: str) -> None:
         """Write exit.json; `tidy` repeats it while the disk is full, or a later keeper would call it lost."""
         attempt = self.attempts.get(attempt_id)
-        if attempt is not None and not write_record(attempt.directory, attempt.full_record()):
+        if attempt is not None and not attempt.notes.add_record(attempt.full_record()):
             self._unsaved[attempt_id] = attempt
 
     # -- housekeeping --------------------------------------------------------------------------------------
@@ -392,7 +391,8 @@ class Jobs:
         self._forgotten[attempt_id] = None
         if len(self._forgotten) > FORGOTTEN_KEPT:
             self._forgotten.popitem(last=False)
-        self.trash.discard(attempt.directory)
+        printed = attempt.record["spool_bytes"] + attempt.record["truncated_bytes"] > 0
+        self.folders.discard(attempt.directory, printed=printed)
 
     def kill_all(self, cause: str) -> None:
         """SIGKILL every live attempt."""

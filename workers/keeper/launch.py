@@ -1,73 +1,62 @@
-"""The moment of birth: fork, confine and exec one job process.
+"""The moment of birth: one job process, by the cheapest way that can confine it.
 
-Two ways. Plain jobs (no group, no gate) go through CPython's own C code, which needs no page of the keeper's heap
-(vfork) or hardly any (fork, for another user): 2 to 3 times as fast. The others run a few lines of Python between
-fork and exec, which is safe because the keeper has a single thread.
+Plain jobs of the keeper's own user go through CPython's C code (vfork, 0.4 ms); all others through the zygote.
 """
 
 from __future__ import annotations
 
+import array
+import contextlib
 import errno
 import importlib
-import json
+import marshal
 import os
 import resource
-import signal
+import socket
+import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any
 
-from workers.keeper import processes
+from workers.keeper import processes, zygote
+from workers.keeper.child import SOFT_OPEN_FILES, Birth, become_job, open_null_above_gate
 
-# Sandboxed children get this descriptor for the gate; the keeper keeps its own numbers above it.
-GATE_FD = 3
-LOWEST_OWN_FD = 10
-SOFT_OPEN_FILES = 1024
-HARD_OPEN_FILES = 65536
-
-
-class Birth(NamedTuple):
-    """Everything a child needs to become the job."""
-
-    argv: list[str]
-    file: str
-    env: dict[str, str]
-    cwd: str
-    stdout_fd: int
-    stderr_fd: int
-    gate_fd: int | None
-    join_paths: Sequence[str]
-    uid: int | None
-    pids_max: int
+ZYGOTE_TIMEOUT_S = 10.0
+# The descriptor under which the zygote finds its socket.
+ZYGOTE_FD = 4
 
 
 class Launcher:
     """Forks job processes; what went wrong in one before its exec is told through a pipe of its own."""
 
     def __init__(self) -> None:
-        """Set what every child inherits, and find out which way of forking this Python offers."""
-        self._null_fd = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        # Nothing of the keeper may sit on the gate's number: the child would overwrite it before using it.
-        while self._null_fd < LOWEST_OWN_FD:
-            self._null_fd = os.dup(self._null_fd)
+        """Set what every child inherits, and find out which ways of forking there are."""
+        self._null_fd = open_null_above_gate()
         self._own_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-        hard = min(HARD_OPEN_FILES, self._own_files[1]) if self._own_files[1] > 0 else HARD_OPEN_FILES
-        self._job_files = (min(SOFT_OPEN_FILES, hard), self._own_files[1])
-        self._job_files_hard = (self._job_files[0], hard)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         processes.forbid_new_privileges()
         self._quick = _find_quick_fork()
+        self._zygote: socket.socket | None = None
+        self.zygote_pids: set[int] = set()
+        if zygote.can_be_used():
+            self._start_zygote()
 
-    def fork(self, birth: Birth) -> tuple[int, int]:
-        """Start the child, not waiting for its exec; return its process id and the pipe for `failure`."""
+    def fork(self, birth: Birth, fds: Sequence[int]) -> tuple[int, int]:
+        """Start the child, not waiting for its exec; return its process id and the pipe for `failure`.
+
+        `fds` are its stdout and stderr, and the gate where there is one; the caller closes them. Raises OSError.
+        """
         failure_read, failure_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        ordered = [*fds[:2], failure_write, *fds[2:]]
         try:
-            if self._quick is not None and birth.gate_fd is None and not birth.join_paths:
-                pid = self._fork_quickly(birth, failure_read, failure_write)
+            if self._quick is not None and birth.uid is None and not birth.gated and not birth.join_paths:
+                pid = self._fork_quickly(birth, ordered, failure_read)
+            elif zygote.can_be_used():
+                pid = self._ask_zygote(birth, ordered)
             else:
                 parent = os.getpid()
                 pid = os.fork()
                 if pid == 0:
-                    self._become_job(birth, parent, failure_write)
+                    become_job(birth, ordered, self._null_fd, parent)
         except BaseException:
             os.close(failure_read)
             raise
@@ -75,81 +64,81 @@ class Launcher:
             os.close(failure_write)
         return pid, failure_read
 
-    def _fork_quickly(self, birth: Birth, failure_read: int, failure_write: int) -> int:
+    def reaped(self, pid: int) -> None:
+        """Note that a zygote ended; the next request starts another."""
+        if pid in self.zygote_pids:
+            self.zygote_pids.discard(pid)
+            self._close_zygote()
+
+    def _fork_quickly(self, birth: Birth, fds: Sequence[int], failure_read: int) -> int:
         assert self._quick is not None
         fork_exec, last = self._quick
         env = [os.fsencode(f"{name}={value}") for name, value in birth.env.items()]
-        user: tuple[Any, ...] = (None, None, None) if birth.uid is None else (birth.uid, [], birth.uid)
-        # The child has the limits that its parent has at the fork; root may set its own back afterwards, and
-        # everyone the soft one.
-        resource.setrlimit(resource.RLIMIT_NOFILE, self._job_files)
-        if birth.uid is not None:
-            resource.setrlimit(resource.RLIMIT_NPROC, (birth.pids_max, birth.pids_max))
+        paths = tuple(os.fsencode(path) for path in candidates(birth.file, birth.env))
+        # The child has the limits that its parent has at the fork.
+        soft = min(SOFT_OPEN_FILES, self._own_files[0])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, self._own_files[1]))
         try:
             pid: int = fork_exec(
-                birth.argv, tuple(os.fsencode(path) for path in candidates(birth.file, birth.env)), False, (),
-                birth.cwd, env, self._null_fd, -1, -1, birth.stdout_fd, -1, birth.stderr_fd, failure_read,
-                failure_write, True, True, -1, *user, 0o022, None, *last,
+                birth.argv, paths, False, (), birth.cwd, env, self._null_fd, -1, -1, fds[0], -1, fds[1],
+                failure_read, fds[2], True, True, -1, None, None, None, 0o022, None, *last,
             )  # fmt: skip
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, self._own_files)
         return pid
 
-    def _become_job(self, birth: Birth, parent: int, failure_fd: int) -> NoReturn:
-        try:
-            self._confine(birth, parent)
-            os.execvpe(birth.file, birth.argv, birth.env)
-        except BaseException as exc:
-            os.write(failure_fd, json.dumps(_explain(birth.file, exc)[:1000]).encode())
-        finally:
-            os._exit(127)
+    def _start_zygote(self) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            argv = [sys.executable, "-I", "-S", zygote.__file__, str(ZYGOTE_FD), str(os.getpid())]
+            actions = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), ZYGOTE_FD)]
+            pid = os.posix_spawn(sys.executable, argv, {}, file_actions=actions, setsigmask=())
+        ours.settimeout(ZYGOTE_TIMEOUT_S)
+        self.zygote_pids.add(pid)
+        self._zygote = ours
+        return ours
 
-    def _confine(self, birth: Birth, parent: int) -> None:
-        os.setsid()
-        for path in birth.join_paths:
-            fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-            os.write(fd, b"0")
-            os.close(fd)
-        os.dup2(self._null_fd, 0)
-        os.dup2(birth.stdout_fd, 1)
-        os.dup2(birth.stderr_fd, 2)
-        if birth.gate_fd is not None:
-            os.dup2(birth.gate_fd, GATE_FD)
-        # Python ignores these two; an ignored signal would stay ignored across exec.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
-        resource.setrlimit(resource.RLIMIT_NOFILE, self._job_files_hard)
-        os.umask(0o022)
-        os.chdir(birth.cwd)
-        if birth.uid is not None:
-            # The limit counts per user, and this user is this slot's alone.
-            resource.setrlimit(resource.RLIMIT_NPROC, (birth.pids_max, birth.pids_max))
-            processes.drop_bounding_set()
-            os.setgroups([])
-            os.setresgid(birth.uid, birth.uid, birth.uid)
-            os.setresuid(birth.uid, birth.uid, birth.uid)
-        processes.die_with_parent(parent)
+    def _close_zygote(self) -> None:
+        if self._zygote is not None:
+            self._zygote.close()
+            self._zygote = None
+
+    def _ask_zygote(self, birth: Birth, fds: Sequence[int]) -> int:
+        payload = marshal.dumps([list(value) if isinstance(value, tuple) else value for value in birth])
+        sock = self._zygote or self._start_zygote()
+        try:
+            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+            sock.sendmsg([zygote.HEADER.pack(len(payload))], rights)
+            sock.sendall(payload)
+            reply = sock.recv(zygote.REPLY.size, socket.MSG_WAITALL)
+            if len(reply) != zygote.REPLY.size:
+                raise ConnectionResetError(errno.ECONNRESET, "the zygote ended")
+        except OSError:
+            # Its answer may come later and must not be taken for the next one's.
+            for pid in self.zygote_pids:
+                processes.send(pid, 9)
+            self._close_zygote()
+            raise
+        (pid,) = zygote.REPLY.unpack(reply)
+        if pid < 0:
+            raise OSError(-pid, os.strerror(-pid))
+        return int(pid)
 
 
 def failure(fd: int, file: str) -> str | None:
     """Return why a child never reached its exec, None when it did. To be asked after its end; closes `fd`."""
-    try:
+    data = b""
+    with contextlib.suppress(BlockingIOError):
         data = os.read(fd, 65536)
-    except BlockingIOError:
-        data = b""
-    finally:
-        os.close(fd)
+    os.close(fd)
     if not data:
         return None
-    if data.startswith(b'"'):
-        return str(json.loads(data))
-    # CPython's C code writes "OSError:<errno in hex>:<where>".
-    parts = data.split(b":")
+    # CPython's C code writes "OSError:<errno in hex>:<where>", and `become_job` does the same.
     try:
-        number = int(parts[1], 16)
+        number = int(data.split(b":")[1], 16)
     except (IndexError, ValueError):
         return f"{file}: {data.decode(errors='replace')}"
-    return _explain(file, OSError(number, os.strerror(number)))
+    return _explain(file, number)
 
 
 def _find_quick_fork() -> tuple[Any, tuple[Any, ...]] | None:
@@ -165,8 +154,8 @@ def _find_quick_fork() -> tuple[Any, tuple[Any, ...]] | None:
         read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
         try:
             pid = fork_exec(
-                ["x"], (b"/nonexistent/x",), False, (), "/", [], -1, -1, -1, -1, -1, -1, read_fd, write_fd, True, True,
-                -1, None, None, None, 0o022, None, *last,
+                ["x"], (b"/nonexistent/x",), False, (), "/", [], -1, -1, -1, -1, -1, -1, read_fd, write_fd,
+                True, True, -1, None, None, None, 0o022, None, *last,
             )  # fmt: skip
             os.waitpid(pid, 0)
             if os.read(read_fd, 100).startswith(b"OSError:2:"):
@@ -186,16 +175,14 @@ def candidates(file: str, env: dict[str, str]) -> list[str]:
     return [os.path.join(folder, file) for folder in env.get("PATH", os.defpath).split(":")]
 
 
-def _explain(file: str, exc: BaseException) -> str:
-    if not isinstance(exc, OSError):
-        return f"{file}: {exc!r}"
-    if exc.errno == errno.ENOENT and os.path.exists(file):
+def _explain(file: str, number: int) -> str:
+    if number == errno.ENOENT and os.path.exists(file):
         return f"{file}: its interpreter does not exist: {interpreter_of(file) or 'the one its ELF header names'}"
-    if exc.errno == errno.ENOEXEC:
+    if number == errno.ENOEXEC:
         return f"{file}: not a program for this machine and not a script that begins with #!"
-    if exc.errno == errno.EACCES:
+    if number == errno.EACCES:
         return f"{file}: permission denied (is it executable, and may the job's user reach it?)"
-    return f"{file}: {exc.strerror}"
+    return f"{file}: {os.strerror(number)}"
 
 
 def interpreter_of(file: str) -> str | None:

@@ -6,7 +6,6 @@ The guard has normally killed everything already; this covers the case that both
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from typing import Any, NamedTuple
@@ -16,9 +15,8 @@ from workers.keeper.attempt import (
     BLANK_RECORD,
     Attempt,
     boottime,
-    read_record,
-    write_record,
 )
+from workers.keeper.notes import Notes, read_notes
 from workers.keeper.spec import Spec
 
 PATIENCE_S = 10.0
@@ -50,34 +48,28 @@ def recover(directory: str) -> list[Attempt]:
     lost, ended = [], []
     for name in sorted(os.listdir(root)):
         folder = os.path.join(root, name)
-        record = read_record(folder)
+        notes = read_notes(folder)
+        record = notes.get("record")
         if record is None:
-            lost.append(_read_leftover(folder, name, boot))
+            lost.append(_leftover(folder, name, boot, notes))
         else:
             ended.append(_ended_attempt(folder, record))
     survivors = _kill_leftovers([leftover for leftover in lost if leftover.same_boot])
     for leftover in lost:
         record = _lost_record(leftover, survivors)
-        write_record(leftover.directory, record)
+        Notes(leftover.directory).add_record(record)
         ended.append(_ended_attempt(leftover.directory, record))
     return ended
 
 
-def _read_leftover(folder: str, name: str, boot: str) -> Leftover:
-    state: dict[str, Any] = {}
-    pid, ticks = 0, None
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        with open(os.path.join(folder, "state.json"), encoding="utf-8") as file:
-            lines = file.read().splitlines()
-        state = json.loads(lines[0])
-        words = lines[1].split()
-        pid, ticks = int(words[0]), int(words[1])
+def _leftover(folder: str, name: str, boot: str, notes: dict[str, Any]) -> Leftover:
+    state: dict[str, Any] = notes.get("state", {})
     return Leftover(
         directory=folder,
         token=state.get("token", ""),
         uid=state.get("uid"),
-        pid=pid,
-        ticks=ticks,
+        pid=notes.get("pid", 0),
+        ticks=notes.get("ticks"),
         cgroup=state.get("cgroup", []),
         same_boot=state.get("boot_id") == boot,
         identity=state.get("identity", {"attempt_id": name, "job_id": "", "attempt": 0, "member": 0}),
@@ -92,7 +84,7 @@ def _ended_attempt(folder: str, record: dict[str, Any]) -> Attempt:
         attempt=int(record.get("attempt", 0)), member=int(record.get("member", 0)),
     )  # fmt: skip
     attempt = Attempt(spec, folder, None)
-    attempt.record = {key: record[key] for key in BLANK_RECORD}
+    attempt.record = {key: record.get(key, value) for key, value in BLANK_RECORD.items()}
     return attempt
 
 

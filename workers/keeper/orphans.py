@@ -14,7 +14,7 @@ from workers.keeper.attempt import Attempt
 class Orphans:
     """The keeper's children that are no attempt's main process."""
 
-    def __init__(self, mains: dict[int, Attempt], others: Collection[int]) -> None:
+    def __init__(self, mains: dict[int, Attempt], *others: Collection[int]) -> None:
         """Watch beside `mains` (by process id) and the keeper's own `others`."""
         self._mains = mains
         self._others = others
@@ -29,7 +29,7 @@ class Orphans:
         """
         found = []
         for pid in processes.own_children():
-            if pid in self._mains or pid in self._others:
+            if pid in self._mains or any(pid in others for others in self._others):
                 continue
             owner = self._owners.get(pid)
             if owner is None and (self._is_of(pid, attempt) or not self._mains):

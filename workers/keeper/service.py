@@ -74,7 +74,6 @@ class Service:
         self._closing = False
         self._pid = os.getpid()
         self._idle_since = boottime()
-        os.makedirs(os.path.join(config.directory, "attempts"), 0o711, exist_ok=True)
         self._wakeup_read = self._watch_signals()
         self._jobs = Jobs(
             config.directory, uid_base=config.uid_base, layer=config.layer, bwrap=config.bwrap,
@@ -82,7 +81,7 @@ class Service:
         )  # fmt: skip
         for attempt in recover(config.directory):
             self._jobs.adopt_ended(attempt)
-        self._jobs.trash.work()
+        self._jobs.folders.work()
         self._poller.add(config.guard_fd, RANK_SIGNAL, lambda _fd: self._guard_spoke())
         self._listener = self._listen()
         self._poller.add(self._listener.fileno(), RANK_SOCKET, lambda _fd: self._accept())
