@@ -9,6 +9,7 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _DIGITS = re.compile(r"-?[0-9]{1,18}")
 
 
@@ -39,7 +40,7 @@ class Text(_Plain, fields.String):
             raise ma.ValidationError(f"must be a string, not {shown(value)}")
         if not self._least <= len(value) <= self._most:
             raise ma.ValidationError(f"must have {self._least} to {self._most} characters, not {len(value)}")
-        if self._one_line and any(c < " " or "\x7f" <= c <= "\x9f" or "\ud800" <= c <= "\udfff" for c in value):
+        if self._one_line and _CONTROL.search(value):
             raise ma.ValidationError(f"must not have control characters: {shown(value)}")
         return value
 

@@ -112,3 +112,10 @@ def api(app: Flask) -> Caller:
 def stranger(app: Flask) -> Caller:
     """Someone without a token."""
     return Caller(app.test_client(), token=None)
+
+
+@pytest.fixture
+def refusing() -> Caller:
+    """An application without a database, for requests that are refused before one is asked."""
+    settings = Settings(database_url="postgresql://nobody@127.0.0.1:1/none", api_token=TOKEN)
+    return Caller(create_app(settings, ringer=Bells()).test_client())

@@ -160,9 +160,9 @@ class TestIdempotency:
         assert api.post("/jobs/bulk", json=[job_body(), job_body()], headers=key).json == first.json
         assert api.get("/jobs").headers["X-Total-Count"] == "2"
 
-    @pytest.mark.parametrize("key", ["", "with space", "x" * 256, "ü"])
-    def test_a_key_that_cannot_be(self, api: Caller, key: str) -> None:
-        is_error(api.post("/jobs", json=job_body(), headers={"Idempotency-Key": key}), 400)
+    def test_a_key_that_cannot_be(self, refusing: Caller) -> None:
+        for key in ("", "with space", "x" * 256, "ü"):
+            is_error(refusing.post("/jobs", json=job_body(), headers={"Idempotency-Key": key}), 400)
 
 
 class TestList:
@@ -364,7 +364,7 @@ class TestBulkCancel:
         assert {error["job_id"] for error in answer.json["errors"]} == {running, unknown, "nonsense"}
         assert all(set(error) == {"job_id", "error"} for error in answer.json["errors"])
 
-    @pytest.mark.parametrize("body", [{}, [], {"job_ids": "x"}, {"job_ids": []}, {"job_ids": [1]}, {"job_ids": None},
-                                      {"job_ids": ["x"] * 1001}, {"ids": []}])  # fmt: skip
-    def test_a_body_that_cannot_be(self, api: Caller, body: Any) -> None:
-        is_error(api.post("/jobs/bulk/cancel", json=body), 400)
+    def test_a_body_that_cannot_be(self, refusing: Caller) -> None:
+        for body in ({}, [], "x", {"job_ids": "x"}, {"job_ids": []}, {"job_ids": [1]}, {"job_ids": None},
+                     {"job_ids": ["x"] * 1001}, {"ids": []}):  # fmt: skip
+            is_error(refusing.post("/jobs/bulk/cancel", json=body), 400)

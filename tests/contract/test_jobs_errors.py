@@ -45,7 +45,32 @@ HOSTILE = {
 }
 
 
+FLAWS = {
+    "a duplicate key": b'"type": "other"',
+    "a duplicate key below": b'"env_variables": {"A": "1", "A": "2"}',
+    "NaN": b'"timeout_seconds": NaN',
+    "Infinity": b'"timeout_seconds": Infinity',
+    "1e400": b'"timeout_seconds": 1e400',
+    "NUL": b'"arguments": ["a\\u0000b"]',
+    "NUL in a key": b'"env_variables": {"a\\u0000b": "x"}',
+    "a lone surrogate": b'"arguments": ["\\ud800"]',
+    "a surrogate as UTF-8": b'"arguments": ["\xed\xa0\x80"]',
+    "not UTF-8": b'"arguments": ["\xff"]',
+    "a control character": b'"arguments": ["\x01"]',
+    "5,000 digits": b'"max_retries": ' + b"1" * 5000,
+}
+
+
 class TestHostileBodies:
+    def test_one_flaw_spoils_a_good_job(self, api: Caller) -> None:
+        good = json.dumps(job_body(arguments=None, env_variables=None)).encode()
+        assert api.post("/jobs", data=good, content_type="application/json").status_code == 201
+        for name, flaw in FLAWS.items():
+            body = good[:-1] + b", " + flaw + b"}"
+            answer = api.post("/jobs", data=body, content_type="application/json")
+            assert answer.status_code == 400, (name, answer.text)
+        assert api.get("/jobs").headers["X-Total-Count"] == "1"
+
     @pytest.mark.parametrize("path", ["/jobs", "/jobs/bulk", "/jobs/claim", "/jobs/bulk/cancel"])
     def test_are_400_on_every_route_and_change_nothing(self, api: Caller, bells: Bells, path: str) -> None:
         for name, body in HOSTILE.items():
@@ -69,12 +94,13 @@ class TestHostileBodies:
 
 
 class TestOrder:
-    def test_401_comes_before_all_else(self, stranger: Caller) -> None:
-        is_error(stranger.get("/nothing-here"), 401)
-        is_error(stranger("PATCH", "/jobs"), 401)
-        is_error(stranger.post("/jobs", data=b"{", content_type="text/plain"), 401)
-        is_error(stranger.get(f"/jobs/{uuid4()}"), 401)
-        is_error(stranger("POST", "/health"), 401)
+    def test_401_comes_before_all_else(self, refusing: Caller) -> None:
+        refusing.headers = {}
+        is_error(refusing.get("/nothing-here"), 401)
+        is_error(refusing("PATCH", "/jobs"), 401)
+        is_error(refusing.post("/jobs", data=b"{", content_type="text/plain"), 401)
+        is_error(refusing.get(f"/jobs/{uuid4()}"), 401)
+        is_error(refusing("POST", "/health"), 401)
 
     def test_then_404_405_415_400_and_404_of_the_object(self, api: Caller) -> None:
         is_error(api.post("/nothing-here", data=b"{", content_type="text/plain"), 404)
@@ -86,15 +112,15 @@ class TestOrder:
         is_error(api.put("/jobs/nonsense/heartbeat", json={"executor_id": "a"}), 404)
 
     @pytest.mark.parametrize("path", ["/", "/v1", "/api/v2/jobs", "/api/v1//jobs", "/jobs", "/jobs/api/v1/none"])
-    def test_unknown_paths_answer_in_the_form_without_a_redirect(self, api: Caller, path: str) -> None:
-        api.prefix = ""
-        is_error(api.get(path), 404)
+    def test_unknown_paths_answer_in_the_form_without_a_redirect(self, refusing: Caller, path: str) -> None:
+        refusing.prefix = ""
+        is_error(refusing.get(path), 404)
 
     @pytest.mark.parametrize("token", ["", "wrong", TOKEN + "x", TOKEN[:-1], TOKEN.upper(), "ü"])
-    def test_a_wrong_token_is_401(self, stranger: Caller, token: str) -> None:
-        is_error(stranger.get("/jobs", headers={"Authorization": f"Bearer {token}"}), 401)
-        is_error(stranger.get("/jobs", headers={"Authorization": f"Token {TOKEN}"}), 401)
-        is_error(stranger.get("/jobs", headers={"Authorization": TOKEN}), 401)
+    def test_a_wrong_token_is_401(self, refusing: Caller, token: str) -> None:
+        is_error(refusing.get("/jobs", headers={"Authorization": f"Bearer {token}"}), 401)
+        is_error(refusing.get("/jobs", headers={"Authorization": f"Token {TOKEN}"}), 401)
+        is_error(refusing.get("/jobs", headers={"Authorization": TOKEN}), 401)
 
 
 class TestEveryRoute:
@@ -124,26 +150,25 @@ class TestTrace:
 
 
 class TestDatabaseAway:
-    @pytest.fixture
-    def api(self) -> Iterator[Caller]:
-        settings = Settings(database_url="postgresql://nobody@127.0.0.1:1/none", api_token=TOKEN)
-        yield Caller(create_app(settings, ringer=Bells()).test_client())
-
-    def test_is_503_in_the_form_with_retry_after(self, api: Caller) -> None:
+    def test_is_503_in_the_form_with_retry_after(self, refusing: Caller) -> None:
         for answer in (
-            api.get("/jobs"), api.post("/jobs", json=job_body()), api.get(f"/jobs/{uuid4()}"), api.get("/admin/stats"),
-            api.post("/jobs/claim", json={"executor_id": "a"}), api.get(f"/jobs/{uuid4()}/logs?follow=true"),
-        ):  # fmt: skip
+            refusing.get("/jobs"),
+            refusing.post("/jobs", json=job_body()),
+            refusing.get(f"/jobs/{uuid4()}"),
+            refusing.get("/admin/stats"),
+            refusing.post("/jobs/claim", json={"executor_id": "a"}),
+            refusing.get(f"/jobs/{uuid4()}/logs?follow=true"),
+        ):
             is_error(answer, 503)
             assert int(answer.headers["Retry-After"]) > 0
 
-    def test_health_is_503_unhealthy(self, api: Caller) -> None:
-        answer = api.get("/health")
+    def test_health_is_503_unhealthy(self, refusing: Caller) -> None:
+        answer = refusing.get("/health")
         assert answer.status_code == 503
         assert answer.json == {"status": "unhealthy", "database": "disconnected"}
 
-    def test_metrics_say_so(self, api: Caller) -> None:
-        assert "cfab_database_up 0.0" in api.get("/metrics").text
+    def test_metrics_say_so(self, refusing: Caller) -> None:
+        assert "cfab_database_up 0.0" in refusing.get("/metrics").text
 
 
 class TestServerFault:
@@ -170,28 +195,25 @@ class TestWithoutAuth:
         yield Caller(create_app(open_settings, db, bells).test_client(), token=None)
         db.close()
 
-    @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8080", "[::1]:8080", "LOCALHOST:1", "127.8.8.8"])
-    def test_loopback_names_are_served(self, open_api: Caller, host: str) -> None:
-        assert open_api.post("/jobs", json=job_body(), headers={"Host": host}).status_code == 201
-        assert open_api.get("/metrics", headers={"Host": host}).status_code == 200
+    def test_loopback_names_are_served(self, open_api: Caller) -> None:
+        for host in ("localhost", "127.0.0.1:8080", "[::1]:8080", "LOCALHOST:1", "127.8.8.8"):
+            assert open_api.post("/jobs", json=job_body(), headers={"Host": host}).status_code == 201, host
+            assert open_api.get("/metrics", headers={"Host": host}).status_code == 200, host
 
-    @pytest.mark.parametrize(
-        "host",
-        [
+    def test_other_names_are_403(self, open_api: Caller) -> None:
+        for host in (
             "example.com",
-            "192.168.1.5:8080",
-            "localhost.example.com",
-            "127.0.0.1.example.com",
-            "127.0.0.1@evil.com",
+            "10.1.1.5:8080",
+            "localhost.a.com",
+            "127.0.0.1.a.com",
+            "127.0.0.1@a.com",
             "0.0.0.0",
-        ],
-    )
-    def test_other_names_are_403(self, open_api: Caller, host: str) -> None:
-        is_error(open_api.get("/jobs", headers={"Host": host}), 403)
+        ):
+            is_error(open_api.get("/jobs", headers={"Host": host}), 403)
 
-    @pytest.mark.parametrize("origin", ["http://example.com", "null", "https://localhost.evil.com", "", "file://"])
-    def test_pages_of_other_origins_are_403(self, open_api: Caller, origin: str) -> None:
-        is_error(open_api.post("/jobs", json=job_body(), headers={"Origin": origin}), 403)
+    def test_pages_of_other_origins_are_403(self, open_api: Caller) -> None:
+        for origin in ("http://example.com", "null", "https://localhost.evil.com", "", "file://"):
+            is_error(open_api.post("/jobs", json=job_body(), headers={"Origin": origin}), 403)
 
     def test_a_page_of_this_machine_is_served(self, open_api: Caller) -> None:
         headers = {"Origin": "http://localhost:8080"}

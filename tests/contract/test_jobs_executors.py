@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -51,12 +50,11 @@ class TestClaim:
         api.submit(script="echo", binary_url=None, binary_sha256=None)
         assert api.post("/jobs/claim", **raw(CLAIM_EXAMPLE)).status_code == 204
 
-    @pytest.mark.parametrize(
-        "body", [{}, {"executor_id": ""}, {"executor_id": 5}, {"executor_id": "a\nb"}, {"executor_id": "x" * 256},
-                 {"executor_id": "a", "executor_ip": 5}, {"executor_id": "a", "cpus": 1}, [], "a"],
-    )  # fmt: skip
-    def test_a_body_that_cannot_be(self, api: Caller, body: Any) -> None:
-        is_error(api.post("/jobs/claim", json=body), 400)
+    def test_a_body_that_cannot_be(self, refusing: Caller) -> None:
+        for body in ({}, [], "a", {"executor_id": ""}, {"executor_id": 5}, {"executor_id": "a\nb"},
+                     {"executor_id": "x" * 256}, {"executor_id": "a", "executor_ip": 5},
+                     {"executor_id": "a", "cpus": 1}):  # fmt: skip
+            is_error(refusing.post("/jobs/claim", json=body), 400)
 
     def test_the_address_is_optional(self, api: Caller) -> None:
         api.submit()

@@ -20,7 +20,7 @@ TAGS = ["executors"]
 
 @blueprint.route("/jobs/claim", methods=["POST"], tags=TAGS)
 @needs(EXECUTOR)
-@blueprint.arguments(schemas.ClaimAsked)
+@blueprint.arguments(schemas.ClaimAsked())
 @blueprint.response(200, schemas.JobClaimed)
 @blueprint.alt_response(204, description="No jobs available", success=True)
 @blueprint.doc(summary="Claim the next job")
@@ -37,7 +37,7 @@ def claim_job(asked: Mapping[str, Any]) -> Response:
 
 @blueprint.route("/jobs/<job_id>/heartbeat", methods=["PUT"], tags=TAGS)
 @needs(EXECUTOR)
-@blueprint.arguments(schemas.HeartbeatAsked)
+@blueprint.arguments(schemas.HeartbeatAsked())
 @blueprint.response(200, schemas.HeartbeatTaken)
 @blueprint.alt_response(404, schema=schemas.ErrorShown, description="Job not found or not running")
 @blueprint.doc(summary="Keep a job that runs")
@@ -56,7 +56,7 @@ def keep_job(asked: Mapping[str, Any], job_id: str) -> Response:
 
 @blueprint.route("/jobs/<job_id>/complete", methods=["PUT"], tags=TAGS)
 @needs(EXECUTOR)
-@blueprint.arguments(schemas.CompleteAsked)
+@blueprint.arguments(schemas.CompleteAsked())
 @blueprint.response(200, schemas.JobFinished)
 @blueprint.alt_response(400, schema=schemas.ErrorShown, description="Invalid state transition")
 @blueprint.alt_response(404, schema=schemas.ErrorShown)
@@ -68,7 +68,7 @@ def complete_job(asked: Mapping[str, Any], job_id: str) -> Response:
 
 @blueprint.route("/jobs/<job_id>/fail", methods=["PUT"], tags=TAGS)
 @needs(EXECUTOR)
-@blueprint.arguments(schemas.FailAsked)
+@blueprint.arguments(schemas.FailAsked())
 @blueprint.response(200, schemas.JobFinished)
 @blueprint.alt_response(400, schema=schemas.ErrorShown, description="Invalid state transition")
 @blueprint.alt_response(404, schema=schemas.ErrorShown)

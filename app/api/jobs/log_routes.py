@@ -23,7 +23,7 @@ _EVENTS = "text/event-stream"
 
 
 @blueprint.route("/jobs/<job_id>/logs", methods=["GET"], tags=["logs"])
-@blueprint.arguments(schemas.LogsAsked, location="query")
+@blueprint.arguments(schemas.LogsAsked(), location="query")
 @blueprint.response(200, {"type": "string"}, content_type="text/plain", description="The output")
 @blueprint.response(200, schemas.LogLines, content_type="application/json", description="The output as lines")
 @blueprint.response(200, {"type": "string"}, content_type=_EVENTS, description="With follow=true: events until the end")

@@ -27,7 +27,7 @@ KEY_HEADER = {
 
 
 @blueprint.route("/jobs", methods=["POST"])
-@blueprint.arguments(schemas.JobAsked)
+@blueprint.arguments(schemas.JobAsked())
 @blueprint.response(201, schemas.JobSubmitted)
 @blueprint.alt_response(409, schema=schemas.ErrorShown, description="The first request with this key still runs")
 @blueprint.alt_response(422, schema=schemas.ErrorShown, description="The key was used with another body")
@@ -61,7 +61,7 @@ def _submit(asked: Sequence[Mapping[str, Any]], render: Any) -> Response:
 
 
 @blueprint.route("/jobs", methods=["GET"])
-@blueprint.arguments(schemas.ListAsked, location="query")
+@blueprint.arguments(schemas.ListAsked(), location="query")
 @blueprint.response(200, schemas.JobListed(many=True), headers={"X-Total-Count": {"schema": {"type": "integer"}}})
 @blueprint.doc(summary="List jobs")
 def list_jobs(asked: Mapping[str, Any]) -> Response:
@@ -94,7 +94,7 @@ def cancel_job(job_id: str) -> Response:
 
 
 @blueprint.route("/jobs/<job_id>/stop", methods=["POST"])
-@blueprint.arguments(schemas.StopAsked, required=False)
+@blueprint.arguments(schemas.StopAsked(), required=False)
 @blueprint.response(200, schemas.JobStopped)
 @blueprint.alt_response(400, schema=schemas.ErrorShown, description="The job has ended")
 @blueprint.alt_response(404, schema=schemas.ErrorShown)
@@ -111,7 +111,7 @@ def stop_job(asked: Mapping[str, Any], job_id: str) -> Response:
 
 
 @blueprint.route("/jobs/bulk/cancel", methods=["POST"])
-@blueprint.arguments(schemas.BulkCancelAsked)
+@blueprint.arguments(schemas.BulkCancelAsked())
 @blueprint.response(200, schemas.BulkCancelled)
 @blueprint.doc(summary="Cancel up to 1000 pending jobs")
 def cancel_jobs(asked: Mapping[str, Any]) -> Response:
