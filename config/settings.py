@@ -112,12 +112,14 @@ class Settings:
 
     # Worker.
     node_name: str = _setting("", str, "Name of this node; empty: the host's name.")
-    data_dir: Path = _setting(Path("~/.local/share/cfab"), Path, "Data of the one-machine stack.")
+    data_dir: Path = _setting(
+        Path("~/.local/share/cfab"), Path, "Data of the one-machine stack; by default of root: /var/lib/cfab-stack."
+    )
     work_dir: Path = _setting(Path("/var/lib/cfab"), Path, "Where a worker keeps cache, spools and work directories.")
     slots: int = _setting(0, _count, "Jobs a node runs at a time at most; 0: eight per CPU.")
     cpus_milli: int = _setting(0, _count, "Thousandths of a CPU a node offers; 0: all it has.")
     memory_mib: int = _setting(0, _count, "MiB a node offers; 0: nine tenths of what it has.")
-    gpus: str = _setting("", str, "Indices or UUIDs of the GPUs a node offers; empty: all.")
+    gpus: str = _setting("", str, "Indices or UUIDs of the GPUs a node offers, or none; empty: all.")
     simulate_gpus: str = _setting("", str, "GPUs to pretend, such as 4xA100-80GB,2xT4-16GB.")
     sandbox: str = _setting("preferred", _one_of("required", "preferred", "off"), "Whether jobs run under bubblewrap.")
     job_network: str = _setting("host", _one_of("host", "none"), "Network of a sandboxed job.")
@@ -151,6 +153,15 @@ class Settings:
         return self.node_name or socket.gethostname()
 
     @property
+    def data(self) -> Path:
+        """Absolute path of the one-machine stack's data."""
+        default = Settings.__dataclass_fields__["data_dir"].default
+        if os.geteuid() == 0 and self.data_dir == default:
+            # Root's home is closed to the users that the database and the jobs run as.
+            return Path("/var/lib/cfab-stack")
+        return self.data_dir.expanduser().absolute()
+
+    @property
     def agent_url(self) -> str:
         """Database login of a node agent."""
         return self.agent_database_url or self.database_url
@@ -182,6 +193,13 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) ->
     if settings.renew_s * 2 + settings.fence_margin_s >= settings.lease_s:
         raise SettingsError("CFAB_LEASE_S must exceed twice CFAB_RENEW_S plus CFAB_FENCE_MARGIN_S")
     return settings
+
+
+def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment for a child, with `changes`: a CFAB_X there also replaces CFAB_X_FILE, and back."""
+    names = {name.removesuffix("_FILE") for name in changes if name.startswith("CFAB_")}
+    kept = {name: value for name, value in os.environ.items() if name.removesuffix("_FILE") not in names}
+    return {**kept, **changes}
 
 
 def _read(source: Mapping[str, str], variable: str) -> str | None:

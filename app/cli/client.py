@@ -9,7 +9,6 @@ import ipaddress
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
@@ -213,7 +212,7 @@ def token_of(settings: Settings, server_url: str) -> str:
     """
     if settings.api_token:
         return settings.api_token
-    path = Path(settings.data_dir).expanduser() / "secrets" / "api_token"
+    path = settings.data / "secrets" / "api_token"
     if not is_loopback(urlsplit(server_url).hostname or ""):
         return ""
     try:

@@ -87,8 +87,6 @@ class Supervisor:
             self._wait()
             now = time.monotonic()
             for watched in self._all():
-                if self.stopping:
-                    return
                 self._tend(watched, now)
             turn()
 

@@ -64,8 +64,10 @@ def measure() -> tuple[Gpu, ...]:
 
 
 def select(gpus: tuple[Gpu, ...], wanted: str) -> tuple[Gpu, ...]:
-    """Those GPUs that a list of indices or UUIDs names; all for an empty list. Raises SettingsError."""
+    """Those GPUs that a list of indices or UUIDs names; all for an empty list, none for `none`. Raises SettingsError."""
     names = [name.strip() for name in wanted.split(",") if name.strip()]
+    if names == ["none"]:
+        return ()
     if not names:
         return gpus
     chosen = tuple(gpu for gpu in gpus if str(gpu.index) in names or gpu.uuid in names)
