@@ -11,18 +11,22 @@ from datetime import timedelta
 from uuid import UUID
 
 from app.domain.priority import PriorityClass
-from app.domain.resources import Free, Resources
+from app.domain.resources import Free, Gpu, Resources
 from app.domain.states import JobState, Outcome, Reason, StopCause
 
 POISON_NODES = 5
 """A job that was running when this many distinct nodes were lost fails instead of running again."""
 
 MAX_BACKOFF = timedelta(hours=1)
+NODE_FAULT_DELAY = timedelta(seconds=2)
 
 
 @dataclass(frozen=True)
 class KeySummary:
-    """A scheduling key with pending jobs: who, which class and priority, which shape, and its oldest job."""
+    """A scheduling key with pending jobs: who, which class and priority, which shape, and its oldest job.
+
+    `waiting` is how many jobs wait behind it where that is known; None means enough for any claim.
+    """
 
     id: int
     tenant_id: UUID
@@ -31,6 +35,7 @@ class KeySummary:
     shape: Resources
     head_seq: int
     low_water: int = 0
+    waiting: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,8 @@ class Room:
             (self.gpus, need.gpus),
             (self.gpu_memory_bytes, need.gpus * need.gpu_memory_bytes),
         )
-        return all(room is None or room >= count * ask for room, ask in asks)
+        # A tenant over one limit (it was lowered) may still use what that limit does not count.
+        return all(room is None or ask == 0 or room >= count * ask for room, ask in asks)
 
     def less(self, need: Resources) -> Room:
         """The room left after one allocation of `need`."""
@@ -80,11 +86,12 @@ class TenantView:
 
 @dataclass(frozen=True)
 class Take:
-    """Take up to `count` jobs of key `key_id`, oldest first."""
+    """Take up to `count` jobs of key `key_id`, oldest first; the GPUs of each in turn are in `pins`."""
 
     key_id: int
     count: int
     shape: Resources
+    pins: tuple[tuple[Gpu, ...], ...] = ()
 
 
 def choose(keys: Sequence[KeySummary], tenants: Mapping[UUID, TenantView], free: Free, limit: int) -> list[Take]:
@@ -92,45 +99,52 @@ def choose(keys: Sequence[KeySummary], tenants: Mapping[UUID, TenantView], free:
 
     Order: class; inside a class the tenant that uses least for its weight (every job chosen counts at once, so equal
     tenants alternate); inside a tenant the greater priority, then the older head. A key that does not fit, or whose
-    tenant has no room, is passed over and never blocks another. The sum of all takes fits `free` and every room.
+    tenant has no room, is passed over and never blocks another. The sum of all takes fits `free` and every room, and no
+    GPU is in the pins of two.
     """
-    takes: dict[int, Take] = {}
-    shares = {tenant: view.share for tenant, view in tenants.items()}
-    rooms = {tenant: view.room for tenant, view in tenants.items()}
+    plan = _Plan(tenants, free, limit)
     for cls in sorted({key.priority_class for key in keys}):
         queues: dict[UUID, list[KeySummary]] = {}
         for key in sorted((k for k in keys if k.priority_class == cls), key=lambda k: (-k.priority, k.head_seq)):
             queues.setdefault(key.tenant_id, []).append(key)
-        while queues and limit > 0:
-            tenant = min(queues, key=lambda t: (shares.get(t, 0.0), queues[t][0].head_seq))
-            key = queues[tenant][0]
-            room = rooms.get(tenant, Room())
-            if room is None or not free.fits(key.shape) or not room.holds(key.shape):
+        while queues and plan.limit > 0:
+            tenant = min(queues, key=lambda t: (plan.shares.get(t, 0.0), queues[t][0].head_seq))
+            # A lone tenant takes a run of jobs at once; several take turns, so that each turn is weighed anew.
+            if not plan.take(queues[tenant][0], plan.limit if len(queues) == 1 else 1):
                 queues[tenant].pop(0)
                 if not queues[tenant]:
                     del queues[tenant]
-                continue
-            # A lone tenant takes a run of jobs at once; several take turns, so that each turn is weighed anew.
-            run = _run_length(key.shape, free, room, limit) if len(queues) == 1 else 1
-            for _ in range(run):
-                free, _given = free.take(key.shape)
-                room = room.less(key.shape)
-            rooms[tenant] = room
-            limit -= run
-            weight = tenants[tenant].weight if tenant in tenants else 1.0
-            shares[tenant] = shares.get(tenant, 0.0) + run * cost(key.shape) / weight
-            had = takes.get(key.id)
-            takes[key.id] = Take(key.id, run + (had.count if had else 0), key.shape)
-    return list(takes.values())
+    return [Take(key.id, len(pins), key.shape, tuple(pins)) for key, pins in plan.taken.values()]
 
 
-def _run_length(shape: Resources, free: Free, room: Room, limit: int) -> int:
-    run = 0
-    while run < limit and free.fits(shape) and room.holds(shape):
-        free, _given = free.take(shape)
-        room = room.less(shape)
-        run += 1
-    return run
+class _Plan:
+    """What is taken so far and what that leaves: of the node, of each tenant's room, of each tenant's fair share."""
+
+    def __init__(self, tenants: Mapping[UUID, TenantView], free: Free, limit: int) -> None:
+        self.free = free
+        self.limit = limit
+        self.taken: dict[int, tuple[KeySummary, list[tuple[Gpu, ...]]]] = {}
+        self.shares = {tenant: view.share for tenant, view in tenants.items()}
+        self._rooms = {tenant: view.room for tenant, view in tenants.items()}
+        self._weights = {tenant: view.weight for tenant, view in tenants.items()}
+
+    def take(self, key: KeySummary, most: int) -> int:
+        """Takes up to `most` jobs of a key; how many fitted."""
+        _key, pins = self.taken.get(key.id, (key, []))
+        left = most if key.waiting is None else min(most, key.waiting - len(pins))
+        room, run = self._rooms.get(key.tenant_id, Room()), 0
+        while run < left and room is not None and self.free.fits(key.shape) and room.holds(key.shape):
+            self.free, given = self.free.take(key.shape)
+            room = room.less(key.shape)
+            pins.append(given)
+            run += 1
+        if run:
+            self.taken[key.id] = (key, pins)
+            self.limit -= run
+            self._rooms[key.tenant_id] = room
+            share = run * cost(key.shape) / self._weights.get(key.tenant_id, 1.0)
+            self.shares[key.tenant_id] = self.shares.get(key.tenant_id, 0.0) + share
+        return run
 
 
 def cost(share: Resources) -> float:
@@ -177,16 +191,17 @@ def judge(
 ) -> Verdict:
     """The verdict on an attempt that ended while its job had `failures` failures and stop `cause` (or none).
 
-    A cancel always ends in cancelled. An exit before the signal keeps its own outcome under every other cause. Lost
-    nodes, drains, preemptions and a node's own faults cost the user nothing; only failures of the job spend retries,
-    with exponential backoff. Losing POISON_NODES distinct nodes while running fails the job.
+    A cancel always ends in cancelled. Under every other cause an exit before the signal keeps its own outcome, and one
+    after it is the cause's, whatever its code: a program that saves its work and exits 0 when told to stop is not done.
+    Lost nodes, drains, preemptions and a node's own faults cost the user nothing; only failures of the job spend
+    retries, with exponential backoff. Losing POISON_NODES distinct nodes while running fails the job.
     """
     if cause == StopCause.CANCEL:
         return Verdict(Outcome.CANCELLED, JobState.CANCELLED)
     if ending.lost:
         return _lost(ending, lost_nodes)
     if ending.node_fault:
-        return Verdict(Outcome.NODE_FAULT, JobState.PENDING, Reason.NODE_FAULT, timedelta(seconds=2))
+        return Verdict(Outcome.NODE_FAULT, JobState.PENDING, Reason.NODE_FAULT, NODE_FAULT_DELAY)
     if ending.refused:
         return Verdict(Outcome.REFUSED, JobState.FAILED)
     if ending.accepted_as is not None:
@@ -196,16 +211,23 @@ def judge(
             if done
             else _failed(Outcome.FAILED, failures, max_retries, backoff_s, multiplier)
         )
-    if ending.exit_code == 0 and not ending.oom and ending.limit_hit is None:
-        return Verdict(Outcome.COMPLETED, JobState.COMPLETED)
     if ending.limit_hit == "time" or (ending.stopped and cause == StopCause.TIME_LIMIT):
         return _failed(Outcome.TIMED_OUT, failures, max_retries, backoff_s, multiplier)
-    if ending.stopped and cause == StopCause.PREEMPT:
-        return Verdict(Outcome.PREEMPTED, JobState.PENDING, Reason.PREEMPTED)
-    if ending.stopped and cause == StopCause.DRAIN:
-        return Verdict(Outcome.DRAINED, JobState.PENDING, Reason.DRAINED)
+    if ending.stopped:
+        return _stopped(cause)
+    if ending.exit_code == 0 and not ending.oom and ending.limit_hit is None:
+        return Verdict(Outcome.COMPLETED, JobState.COMPLETED)
     outcome = Outcome.OUT_OF_MEMORY if ending.oom else Outcome.FAILED
     return _failed(outcome, failures, max_retries, backoff_s, multiplier)
+
+
+def _stopped(cause: StopCause | None) -> Verdict:
+    if cause == StopCause.PREEMPT:
+        return Verdict(Outcome.PREEMPTED, JobState.PENDING, Reason.PREEMPTED)
+    if cause == StopCause.DRAIN:
+        return Verdict(Outcome.DRAINED, JobState.PENDING, Reason.DRAINED)
+    # Nobody asked for this stop: the node ended it for reasons of its own, and the user must not pay.
+    return Verdict(Outcome.NODE_FAULT, JobState.PENDING, Reason.NODE_FAULT, NODE_FAULT_DELAY)
 
 
 def _lost(ending: Ending, lost_nodes: int) -> Verdict:
@@ -217,8 +239,17 @@ def _lost(ending: Ending, lost_nodes: int) -> Verdict:
 def _failed(outcome: Outcome, failures: int, max_retries: int, backoff_s: float, multiplier: float) -> Verdict:
     if failures >= max_retries:
         return Verdict(outcome, JobState.FAILED)
-    delay = min(MAX_BACKOFF, timedelta(seconds=min(3600.0, backoff_s * multiplier ** min(failures, 64))))
+    delay = timedelta(seconds=_backoff(failures, backoff_s, multiplier))
     return Verdict(outcome, JobState.PENDING, Reason.BACKOFF, delay, spends_retry=True)
+
+
+def _backoff(failures: int, backoff_s: float, multiplier: float) -> float:
+    """backoff_s × multiplier^failures, at most MAX_BACKOFF."""
+    longest = MAX_BACKOFF.total_seconds()
+    try:
+        return min(longest, backoff_s * multiplier**failures)
+    except OverflowError:
+        return longest if backoff_s else 0.0
 
 
 def brake(expired: int, live: int) -> bool:

@@ -24,12 +24,14 @@ class Resources:
     gpu_model: str = ""
 
     def rounded(self) -> Resources:
-        """This shape rounded up: CPUs by 0.1 to 1, 0.5 to 4, 1 to 64, then 8; memory by eighths of a power of two."""
+        """This shape rounded up: CPUs by 0.1 to 1, 0.5 to 4, 1 to 64, then 8; memory by eighths of a power of two.
+
+        GPU memory stays as asked: cards come in odd sizes, and an ask for all of one must still fit it.
+        """
         return replace(
             self,
             cpus_milli=_round_cpus(self.cpus_milli),
             memory_bytes=_round_eighth(self.memory_bytes, 16 * MIB),
-            gpu_memory_bytes=_round_eighth(self.gpu_memory_bytes, 256 * 10**6) if self.gpu_memory_bytes else 0,
         )
 
 
@@ -71,13 +73,16 @@ class Free:
         """What is left after `need`, and the GPUs given: the smallest that suit, so that large ones stay free."""
         suited = sorted((g for g in self.gpus if g.suits(need)), key=lambda g: (g.memory_bytes, g.index))
         given = tuple(suited[: need.gpus])
-        left = Free(
+        return self.less(need, given), given
+
+    def less(self, need: Resources, given: tuple[Gpu, ...]) -> Free:
+        """What is left after one allocation of `need` that got these GPUs."""
+        return Free(
             slots=self.slots - 1,
             cpus_milli=self.cpus_milli - need.cpus_milli,
             memory_bytes=self.memory_bytes - need.memory_bytes,
             gpus=tuple(g for g in self.gpus if g not in given),
         )
-        return left, given
 
 
 def total(shares: Iterable[Resources]) -> Resources:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -20,9 +20,14 @@ from app.storage.claims import Hold
 from app.storage.database import Database, Row, Tx
 from app.storage.keys import candidates
 
-PER_TENANT = 8
-"""Keys of one class and tenant looked at in one round; more rounds follow when these were taken by others."""
-ROUNDS = 3
+PAGE = 64
+"""Scheduling keys looked at in one statement; a claim that finds too little in them looks at more."""
+ROUNDS = 8
+"""Statements that take jobs in one claim; more than one is needed only when other claims were faster."""
+
+_walked: dict[PriorityClass, UUID] = {}
+"""Where the walk over a class's tenants stopped when they did not fit a page: the next claim goes on there, so that all
+have their turn. Only a hint of this process; without it the walk starts at the first tenant."""
 
 
 @dataclass(frozen=True)
@@ -55,82 +60,145 @@ def claim_in(tx: Tx, claimer: Claimer, limit: int) -> list[Assignment]:
         raise StaleIncarnation(node=claimer.node_id)
     if node.state != "ready":
         return []
-    free = _free(tx, node)
-    taken: list[tuple[Row, Resources]] = []
-    low_waters: dict[int, int] = {}
-    given: dict[UUID, tuple[Gpu, ...]] = {}
-    views: dict[UUID, TenantView] = {}
-    drained: set[int] = set()
-    for _round in range(ROUNDS):
-        if limit <= len(taken) or free.slots < 1:
-            break
-        takes = _choose(tx, claimer, free, limit - len(taken), low_waters, views, drained)
-        if not takes:
-            break
-        shapes = {take.key_id: take.shape for take in takes}
-        shy = claimer.node_id if claimer.shy else None
-        rows = claims.take_jobs(tx, takes, low_waters, claimer.node_id, shy)
-        for row in rows:
-            free, given[row.attempt_id] = free.take(shapes[row.key_id])
-            _charge(views, row.tenant_id, shapes[row.key_id])
-        taken += [(row, shapes[row.key_id]) for row in rows]
-        # A key that gave less than was asked has no more that others do not hold: the next round passes it over.
-        got = Counter(row.key_id for row in rows)
-        short = {take.key_id for take in takes if got[take.key_id] < take.count}
-        if not short:
-            break
-        drained |= short
-    if not taken:
+    draw = _Draw(tx, claimer, _free(tx, node), limit)
+    for number in node.classes:
+        draw.take_from(PriorityClass(number))
+    if not draw.taken:
         return []
-    holds = [_hold(row, shape, given[row.attempt_id]) for row, shape in taken]
+    holds = [_hold(row, shape, pins) for row, shape, pins in draw.taken]
     terms = claims.write_holds(tx, node, holds, claimer.lease_s, claimer.external)
-    return [_assignment(row, hold, shape, terms) for (row, shape), hold in zip(taken, holds, strict=True)]
+    return [
+        _assignment(row, hold, shape, terms) for (row, shape, _pins), hold in zip(draw.taken, holds, strict=True)
+    ]
 
 
 def _free(tx: Tx, node: Row) -> Free:
-    load = claims.node_load(tx, node.id)
     gpus = claims.gpus_of(node)
-    held = set(load.gpus) | (claims.held_gpus(tx, [g.uuid for g in gpus]) if gpus else set())
+    held = set(node.held) | (claims.held_gpus(tx, [g.uuid for g in gpus]) if gpus else set())
     return Free(
-        slots=node.slots - load.jobs,
-        cpus_milli=node.cpus_milli - load.cpus_milli,
-        memory_bytes=node.memory_bytes - load.memory_bytes,
+        slots=node.slots - node.used_jobs,
+        cpus_milli=node.cpus_milli - node.used_cpus,
+        memory_bytes=node.memory_bytes - node.used_memory,
         gpus=tuple(gpu for gpu in gpus if gpu.uuid not in held),
     )
 
 
-def _choose(
-    tx: Tx,
-    claimer: Claimer,
-    free: Free,
-    limit: int,
-    low_waters: dict[int, int],
-    views: dict[UUID, TenantView],
-    drained: set[int],
-) -> list[Take]:
-    found = candidates(tx, free, claimer.runners, claimer.external, PER_TENANT)
-    keys: list[KeySummary] = [key for key, _row in found if key.id not in drained]
-    low_waters.update({key.id: key.low_water for key in keys})
-    new = {key.tenant_id: row for key, row in found if key.tenant_id not in views}
-    views.update(_tenant_views(tx, new))
-    return choose(keys, views, free, limit)
+class _Draw:
+    """One claim under way: what is taken so far, what that leaves of the node, what is known of tenants and keys."""
+
+    def __init__(self, tx: Tx, claimer: Claimer, free: Free, limit: int) -> None:
+        self._tx = tx
+        self._claimer = claimer
+        self._free = free
+        self._left = min(limit, free.slots)
+        self._rounds = ROUNDS
+        self._views: dict[UUID, TenantView] = {}
+        self._undecided: dict[UUID, Room] = {}
+        self._drained: set[int] = set()
+        self.taken: list[tuple[Row, Resources, tuple[Gpu, ...]]] = []
+
+    @property
+    def _over(self) -> bool:
+        return self._left < 1 or self._rounds < 1
+
+    def take_from(self, cls: PriorityClass) -> None:
+        """Takes from one class, page by page, until enough is taken or every tenant was seen."""
+        if self._over:
+            return
+        begin = after = _walked.get(cls)
+        upto: UUID | None = None
+        while not self._over:
+            page = self._page(cls, PAGE, after, upto)
+            if len(page) < PAGE and begin is not None and upto is None:
+                upto = begin
+                page += self._page(cls, PAGE - len(page), None, upto)
+            if len(page) < PAGE:
+                _walked.pop(cls, None)
+                self._take(page)
+                return
+            after = _walked[cls] = page[-1][0].tenant_id
+            self._take(page)
+
+    def _page(
+        self, cls: PriorityClass, size: int, after: UUID | None, upto: UUID | None
+    ) -> list[tuple[KeySummary, Row]]:
+        who = self._claimer
+        per_tenant = 4 if self._left <= 4 else 8
+        return candidates(
+            self._tx, cls, self._free, who.runners, who.external, _shy(who), self._drained,
+            per_tenant, size, after, upto,
+        )  # fmt: skip
+
+    def _take(self, page: list[tuple[KeySummary, Row]]) -> None:
+        keys = {key.id: key for key, _row in page}
+        for key, row in page:
+            if key.tenant_id not in self._views:
+                self._views[key.tenant_id] = _first_view(row)
+                if _quota(row) != Room():
+                    self._undecided[key.tenant_id] = _quota(row)
+        while keys and not self._over:
+            takes = self._decide(list(keys.values()))
+            if not takes:
+                return
+            got = self._take_jobs(takes, keys)
+            # A key that gave less than was asked has no more that others do not hold: pass it over from now on.
+            short = {take.key_id for take in takes if got[take.key_id] < take.count}
+            if not short:
+                return
+            self._drained |= short
+            for key_id in short:
+                del keys[key_id]
+
+    def _decide(self, keys: list[KeySummary]) -> list[Take]:
+        """What to take of these keys. Finite quotas count only under their tenant's lock; without it there is no room.
+
+        Locks are taken for tenants that would get something, not for all: others claim at the same time.
+        """
+        tenants = {key.id: key.tenant_id for key in keys}
+        while True:
+            takes = choose(keys, self._views, self._free, self._left)
+            asked = {tenants[take.key_id] for take in takes} & self._undecided.keys()
+            if not asked:
+                return takes
+            locked = claims.try_lock_tenants(self._tx, sorted(asked))
+            used = claims.tenant_usage(self._tx, sorted(locked)) if locked else {}
+            for tenant in asked:
+                quota, view = self._undecided.pop(tenant), self._views[tenant]
+                use = used.get(tenant)
+                room = _room(quota, use) if tenant in locked else None
+                self._views[tenant] = TenantView(_share(use) / view.weight, view.weight, room)
+
+    def _take_jobs(self, takes: list[Take], keys: dict[int, KeySummary]) -> Counter[int]:
+        self._rounds -= 1
+        shapes = {take.key_id: take.shape for take in takes}
+        pins = {take.key_id: iter(take.pins) for take in takes}
+        low_waters = {take.key_id: keys[take.key_id].low_water for take in takes}
+        rows = claims.take_jobs(self._tx, takes, low_waters, self._claimer.node_id, _shy(self._claimer))
+        for row in rows:
+            # As they were chosen: taken in another order the same jobs could want the same GPU.
+            shape, given = shapes[row.key_id], next(pins[row.key_id])
+            self._free = self._free.less(shape, given)
+            _charge(self._views, row.tenant_id, shape)
+            self.taken.append((row, shape, given))
+        self._left -= len(rows)
+        return Counter(row.key_id for row in rows)
 
 
-def _tenant_views(tx: Tx, tenants: dict[UUID, Row]) -> dict[UUID, TenantView]:
-    """Each tenant's share and room. Finite quotas are read under the tenant's lock; without it there is no room."""
-    finite = {tenant for tenant, row in tenants.items() if _quota(row) != Room()}
-    if len(tenants) <= 1 and not finite:
-        return {tenant: TenantView(0.0, row.weight) for tenant, row in tenants.items()}
-    locked = {tenant for tenant in sorted(finite) if claims.try_lock_tenant(tx, tenant)}
-    used = claims.tenant_usage(tx, list(tenants))
-    views = {}
-    for tenant, row in tenants.items():
-        use = used.get(tenant)
-        room: Room | None = _quota(row)
-        if tenant in finite:
-            room = _room(_quota(row), use) if tenant in locked else None
-        views[tenant] = TenantView(_share(use) / row.weight, row.weight, room)
-    return views
+def _shy(claimer: Claimer) -> str | None:
+    return claimer.node_id if claimer.shy else None
+
+
+def _first_view(row: Row) -> TenantView:
+    """A tenant as it was read without a lock: good for the order, not for a finite quota."""
+    use = None
+    if row.used_jobs:
+        use = Resources(int(row.used_cpus), int(row.used_memory), int(row.used_gpus))
+    quota = _quota(row)
+    if quota == Room():
+        return TenantView(cost(use) / row.weight if use else 0.0, row.weight, quota)
+    used = (row.used_jobs, row.used_cpus, row.used_memory, row.used_gpus, row.used_gpu_memory)
+    left = (limit if limit is None else limit - int(u) for limit, u in zip(astuple(quota), used, strict=True))
+    return TenantView(cost(use) / row.weight if use else 0.0, row.weight, Room(*left))
 
 
 def _quota(row: Row) -> Room:

@@ -28,17 +28,18 @@ class Hold:
 
 
 def lock_node(tx: Tx, node_id: str) -> Row | None:
-    """The node's row, locked for this transaction."""
-    return tx.row("SELECT * FROM node WHERE id = %(node)s FOR NO KEY UPDATE", {"node": node_id})
-
-
-def node_load(tx: Tx, node_id: str) -> Row:
-    """What is allocated on a node, from usage rows, and its held GPUs. Call it after `lock_node`."""
+    """The node's row, locked for this transaction, with what is allocated on it (`used_jobs` …, by usage rows),
+    its `held` GPUs, and the `classes` in which any key is live."""
+    # Two statements in one exchange: the second must see what was committed while the first waited for the lock.
     return tx.row(
-        """SELECT COALESCE(sum(jobs), 0)::bigint AS jobs, COALESCE(sum(cpus_milli), 0)::bigint AS cpus_milli,
-            COALESCE(sum(memory_bytes), 0)::bigint AS memory_bytes,
-            ARRAY(SELECT gpu_uuid FROM gpu_hold WHERE node_id = %(node)s) AS gpus
-        FROM usage WHERE node_id = %(node)s""",
+        """SELECT 1 FROM node WHERE id = %(node)s FOR NO KEY UPDATE;
+        SELECT n.*, u.*, ARRAY(SELECT gpu_uuid FROM gpu_hold WHERE node_id = n.id) AS held,
+            ARRAY(SELECT c FROM unnest('{0,1,2}'::smallint[]) c
+                WHERE EXISTS (SELECT 1 FROM scheduling_key WHERE live AND class = c) ORDER BY c) AS classes
+        FROM node n CROSS JOIN LATERAL (
+            SELECT COALESCE(sum(jobs), 0)::bigint AS used_jobs, COALESCE(sum(cpus_milli), 0)::bigint AS used_cpus,
+                COALESCE(sum(memory_bytes), 0)::bigint AS used_memory FROM usage WHERE node_id = n.id) u
+        WHERE n.id = %(node)s""",
         {"node": node_id},
     )
 
@@ -48,11 +49,14 @@ def held_gpus(tx: Tx, uuids: Sequence[str]) -> set[str]:
     return {row[0] for row in tx.rows("SELECT gpu_uuid FROM gpu_hold WHERE gpu_uuid = ANY(%(u)s)", {"u": list(uuids)})}
 
 
-def try_lock_tenant(tx: Tx, tenant_id: UUID) -> bool:
-    """Takes the tenant's quota lock for this transaction, or says that another claim has it."""
-    return bool(
-        tx.value("SELECT pg_try_advisory_xact_lock(hashtextextended(%(key)s, 71))", {"key": f"quota:{tenant_id}"})
+def try_lock_tenants(tx: Tx, tenants: Sequence[UUID]) -> set[UUID]:
+    """Takes the quota locks of these tenants for this transaction; those that no other claim has."""
+    rows = tx.rows(
+        """SELECT t FROM unnest(%(tenants)s::uuid[]) t
+        WHERE pg_try_advisory_xact_lock(hashtextextended('quota:' || t, 71))""",
+        {"tenants": list(tenants)},
     )
+    return {row[0] for row in rows}
 
 
 def tenant_usage(tx: Tx, tenants: Sequence[UUID]) -> dict[UUID, Row]:
@@ -72,7 +76,8 @@ def take_jobs(
 ) -> list[Row]:
     """Moves up to `count` of each key's oldest ready jobs to starting on `node_id`, skipping rows that others hold.
 
-    Each row: the job with its spec, a new attempt id and number. `never_held_by` leaves out jobs that node held before.
+    Each row: the job with its spec, a new attempt id and number. Arrays instead of joins keep the planner from reading
+    whole tables: it cannot know how few rows the walk brings. `never_held_by` leaves out jobs that node held before.
     """
     return list(
         tx.rows(
@@ -89,11 +94,11 @@ def take_jobs(
             ), taken AS (
                 UPDATE job SET state = 1, ready = false, reason = NULL, message = '', attempt = attempt + 1,
                     attempt_id = gen_random_uuid(), node_id = %(node)s
-                FROM picked WHERE job.id = picked.id
-                RETURNING job.id, job.tenant_id, job.key_id, job.class, job.type, job.attempt, job.attempt_id,
-                    picked.place, picked.queue_seq
+                WHERE id = ANY(ARRAY(SELECT id FROM picked))
+                RETURNING id, tenant_id, key_id, class, type, attempt, attempt_id
             )
-            SELECT taken.*, s.* FROM taken JOIN job_spec s ON s.job_id = taken.id ORDER BY place, queue_seq""",
+            SELECT taken.*, s.* FROM taken JOIN picked USING (id) JOIN job_spec s ON s.job_id = taken.id
+            WHERE s.job_id = ANY(ARRAY(SELECT id FROM picked)) ORDER BY place, queue_seq""",
             {
                 "keys": [take.key_id for take in takes],
                 "counts": [take.count for take in takes],
@@ -125,30 +130,33 @@ def write_holds(tx: Tx, node: Row, holds: Sequence[Hold], lease_s: float, runnin
         "lease": lease_s,
         "running": running,
     }
-    tx.run(
-        """WITH held AS (
+    terms = tx.row(
+        """WITH terms AS MATERIALIZED (
+            SELECT CURRENT_DATE AS log_day, clock_timestamp() + make_interval(secs => %(lease)s) AS expires_at
+        ), held AS (
             SELECT * FROM unnest(%(attempts)s::uuid[], %(jobs)s::uuid[], %(numbers)s::int[], %(tokens)s::uuid[],
                 %(tenants)s::uuid[], %(cpus)s::bigint[], %(memory)s::bigint[], %(gpus)s::int[],
                 %(gpu_memory)s::bigint[])
                 AS h (attempt_id, job_id, number, token, tenant_id, cpus, memory, gpus, gpu_memory)
         ), a AS (
             INSERT INTO attempt (id, job_id, number, node_id, node_ip, token, log_day, started_at)
-            SELECT attempt_id, job_id, number, %(node)s, %(ip)s, token, CURRENT_DATE,
-                CASE WHEN %(running)s THEN now() END FROM held
+            SELECT attempt_id, job_id, number, %(node)s, %(ip)s, token, log_day,
+                CASE WHEN %(running)s THEN now() END FROM held, terms
         ), l AS (
             INSERT INTO allocation (attempt_id, tenant_id, node_id, cpus_milli, memory_bytes, gpus,
                 gpu_memory_bytes, token)
             SELECT attempt_id, tenant_id, %(node)s, cpus, memory, gpus, gpu_memory, token FROM held
         ), e AS (
             INSERT INTO lease (attempt_id, node_id, token, expires_at)
-            SELECT attempt_id, %(node)s, token, clock_timestamp() + make_interval(secs => %(lease)s) FROM held
-        )
-        INSERT INTO usage AS u (tenant_id, node_id, jobs, cpus_milli, memory_bytes, gpus, gpu_memory_bytes)
-        SELECT tenant_id, %(node)s, count(*), sum(cpus), sum(memory), sum(gpus), sum(gpus * gpu_memory) FROM held
-        GROUP BY tenant_id ORDER BY tenant_id
-        ON CONFLICT (tenant_id, node_id) DO UPDATE SET jobs = u.jobs + EXCLUDED.jobs,
-            cpus_milli = u.cpus_milli + EXCLUDED.cpus_milli, memory_bytes = u.memory_bytes + EXCLUDED.memory_bytes,
-            gpus = u.gpus + EXCLUDED.gpus, gpu_memory_bytes = u.gpu_memory_bytes + EXCLUDED.gpu_memory_bytes""",
+            SELECT attempt_id, %(node)s, token, expires_at FROM held, terms
+        ), u AS (
+            INSERT INTO usage AS u (tenant_id, node_id, jobs, cpus_milli, memory_bytes, gpus, gpu_memory_bytes)
+            SELECT tenant_id, %(node)s, count(*), sum(cpus), sum(memory), sum(gpus), sum(gpus * gpu_memory) FROM held
+            GROUP BY tenant_id ORDER BY tenant_id
+            ON CONFLICT (tenant_id, node_id) DO UPDATE SET jobs = u.jobs + EXCLUDED.jobs,
+                cpus_milli = u.cpus_milli + EXCLUDED.cpus_milli, memory_bytes = u.memory_bytes + EXCLUDED.memory_bytes,
+                gpus = u.gpus + EXCLUDED.gpus, gpu_memory_bytes = u.gpu_memory_bytes + EXCLUDED.gpu_memory_bytes
+        ) SELECT log_day, expires_at FROM terms""",
         params,
     )
     pinned = [(h.attempt_id, list(h.gpu_uuids), uuid) for h in holds for uuid in h.gpu_uuids]
@@ -159,10 +167,7 @@ def write_holds(tx: Tx, node: Row, holds: Sequence[Hold], lease_s: float, runnin
             "UPDATE job SET state = 2, started_at = COALESCE(started_at, now()) WHERE id = ANY(%(jobs)s)",
             params,
         )
-    return tx.row(
-        "SELECT CURRENT_DATE AS log_day, clock_timestamp() + make_interval(secs => %(lease)s) AS expires_at",
-        params,
-    )
+    return terms
 
 
 def _pin(tx: Tx, node_id: str, holds: Sequence[Hold]) -> None:

@@ -17,6 +17,9 @@ from app.storage.database import Row, Tx
 Shape = tuple[int, int, str, bool, int, int, int, int, str]
 """class, priority, runner, external_ok, cpus_milli, memory_bytes, gpus, gpu_memory_bytes, gpu_model."""
 
+PROBE = 4
+"""How many waiting jobs of a key are looked at: fewer than this are known exactly, more count as enough."""
+
 _COLUMNS = "class, priority, runner, external_ok, cpus_milli, memory_bytes, gpus, gpu_memory_bytes, gpu_model"
 _SHAPES = """unnest(%(class)s::smallint[], %(priority)s::int[], %(runner)s::text[], %(external_ok)s::bool[],
     %(cpus)s::bigint[], %(memory)s::bigint[], %(gpus)s::int[], %(gpu_memory)s::bigint[], %(model)s::text[])"""
@@ -61,51 +64,97 @@ def revive_keys(tx: Tx, heads: dict[int, int]) -> None:
     params = {"keys": sorted(heads), "heads": [heads[key] for key in sorted(heads)]}
     tx.rows("SELECT id FROM scheduling_key WHERE id = ANY(%(keys)s) ORDER BY id FOR KEY SHARE", params)
     tx.run(
-        """UPDATE scheduling_key k SET live = true, low_water = LEAST(k.low_water, h.head)
-        FROM unnest(%(keys)s::bigint[], %(heads)s::bigint[]) AS h (id, head)
-        WHERE k.id = h.id AND (NOT k.live OR k.low_water > h.head)""",
+        """WITH behind AS MATERIALIZED (
+            SELECT k.id, h.head FROM scheduling_key k
+            JOIN unnest(%(keys)s::bigint[], %(heads)s::bigint[]) AS h (id, head) ON h.id = k.id
+            WHERE NOT k.live OR k.low_water > h.head ORDER BY k.id FOR NO KEY UPDATE OF k)
+        UPDATE scheduling_key k SET live = true, low_water = LEAST(k.low_water, b.head) FROM behind b WHERE k.id = b.id""",
         params,
     )
 
 
 def candidates(
-    tx: Tx, free: Free, runners: Sequence[str], external: bool, per_tenant: int
+    tx: Tx,
+    priority_class: PriorityClass,
+    free: Free,
+    runners: Sequence[str],
+    external: bool,
+    shy: str | None,
+    passed: Iterable[int],
+    per_tenant: int,
+    limit: int,
+    after: UUID | None = None,
+    upto: UUID | None = None,
 ) -> list[tuple[KeySummary, Row]]:
-    """Keys with pending jobs that fit `free`, the best `per_tenant` of each class and tenant, and the tenant's row.
+    """Up to `limit` keys of a class with pending jobs that fit `free`, the best `per_tenant` of each tenant.
 
-    Walks (class, tenant) pairs by index jumps and probes one head per key, so its cost depends on live keys only,
-    never on how many jobs wait behind them.
+    Each with its tenant's row and what the tenant uses (`used_jobs` …). Tenants come in the order of their ids, from
+    beyond `after` to `upto`. Keys in `passed` are left out, and with `shy` jobs that this node held before. Whatever
+    cannot be taken (its GPUs are of another kind, its tenant's quota is used up) is left out here already, or it would
+    hide what can be taken behind it. Walks from tenant to tenant by index jumps and probes PROBE heads per key until
+    `limit` rows are found, so its cost depends on live keys only, never on how many jobs wait behind them. Quotas are
+    read without a lock: the claim decides on locked ones.
     """
     rows = tx.rows(
-        """WITH RECURSIVE pair AS (
-            (SELECT class, tenant_id FROM scheduling_key WHERE live ORDER BY class, tenant_id LIMIT 1)
+        """WITH RECURSIVE walk AS (
+            (SELECT tenant_id FROM scheduling_key WHERE live AND class = %(class)s
+                AND (%(after)s::uuid IS NULL OR tenant_id > %(after)s::uuid) ORDER BY tenant_id LIMIT 1)
             UNION ALL
-            SELECT n.class, n.tenant_id FROM pair p CROSS JOIN LATERAL (
-                SELECT class, tenant_id FROM scheduling_key
-                WHERE live AND (class, tenant_id) > (p.class, p.tenant_id) ORDER BY class, tenant_id LIMIT 1) n
+            SELECT n.tenant_id FROM walk w CROSS JOIN LATERAL (
+                SELECT tenant_id FROM scheduling_key WHERE live AND class = %(class)s AND tenant_id > w.tenant_id
+                    AND (%(upto)s::uuid IS NULL OR tenant_id <= %(upto)s::uuid)
+                ORDER BY tenant_id LIMIT 1) n
         )
-        SELECT k.*, t.weight, t.quota_jobs, t.quota_cpus_milli, t.quota_memory_bytes, t.quota_gpus,
-            t.quota_gpu_memory_bytes
-        FROM pair p JOIN tenant t ON t.id = p.tenant_id AND t.active
+        SELECT k.*, t.*
+        FROM walk w
+        CROSS JOIN LATERAL (
+            SELECT weight, quota_jobs, quota_cpus_milli, quota_memory_bytes, quota_gpus, quota_gpu_memory_bytes, used.*
+            FROM tenant CROSS JOIN LATERAL (
+                SELECT COALESCE(sum(jobs), 0)::bigint AS used_jobs, COALESCE(sum(cpus_milli), 0)::bigint AS used_cpus,
+                    COALESCE(sum(memory_bytes), 0)::bigint AS used_memory, COALESCE(sum(gpus), 0)::bigint AS used_gpus,
+                    COALESCE(sum(gpu_memory_bytes), 0)::bigint AS used_gpu_memory
+                FROM usage u WHERE u.tenant_id = w.tenant_id) used
+            WHERE id = w.tenant_id AND active AND (quota_jobs IS NULL OR used_jobs < quota_jobs) LIMIT 1
+        ) t
         CROSS JOIN LATERAL (
             SELECT k.id, k.tenant_id, k.class, k.priority, k.cpus_milli, k.memory_bytes, k.gpus, k.gpu_memory_bytes,
-                k.gpu_model, h.queue_seq, k.low_water
+                k.gpu_model, h.queue_seq, h.waiting, k.low_water
             FROM scheduling_key k CROSS JOIN LATERAL (
-                SELECT queue_seq FROM job j
-                WHERE j.key_id = k.id AND j.state = 0 AND j.ready AND j.queue_seq >= k.low_water
-                ORDER BY queue_seq LIMIT 1) h
-            WHERE k.live AND k.class = p.class AND k.tenant_id = p.tenant_id AND k.cpus_milli <= %(cpus)s
-                AND k.memory_bytes <= %(memory)s AND k.gpus <= %(gpus)s AND k.runner = ANY(%(runners)s)
-                AND (NOT %(external)s OR k.external_ok)
+                SELECT min(queue_seq) AS queue_seq, count(*) AS waiting FROM (
+                    SELECT queue_seq FROM job j
+                    WHERE j.key_id = k.id AND j.state = 0 AND j.ready AND j.queue_seq >= k.low_water
+                        AND (%(shy)s::text IS NULL OR NOT EXISTS (
+                            SELECT 1 FROM attempt a WHERE a.job_id = j.id AND a.node_id = %(shy)s))
+                    ORDER BY queue_seq LIMIT %(probe)s) w) h
+            WHERE k.live AND k.class = %(class)s AND k.tenant_id = w.tenant_id AND k.cpus_milli <= %(cpus)s
+                AND k.memory_bytes <= %(memory)s AND k.runner = ANY(%(runners)s)
+                AND (k.gpus = 0 OR k.gpus <= (
+                    SELECT count(*) FROM unnest(%(gpu_memory)s::bigint[], %(gpu_models)s::text[]) AS g (memory, model)
+                    WHERE g.memory >= k.gpu_memory_bytes AND position(lower(k.gpu_model) IN g.model) > 0))
+                AND (NOT %(external)s OR k.external_ok) AND k.id <> ALL(%(passed)s::bigint[])
+                AND (t.quota_cpus_milli IS NULL OR t.used_cpus + k.cpus_milli <= t.quota_cpus_milli)
+                AND (t.quota_memory_bytes IS NULL OR t.used_memory + k.memory_bytes <= t.quota_memory_bytes)
+                AND (t.quota_gpus IS NULL OR k.gpus = 0 OR t.used_gpus + k.gpus <= t.quota_gpus)
+                AND (t.quota_gpu_memory_bytes IS NULL OR k.gpus * k.gpu_memory_bytes = 0
+                    OR t.used_gpu_memory + k.gpus * k.gpu_memory_bytes <= t.quota_gpu_memory_bytes)
+                AND h.waiting > 0
             ORDER BY k.priority DESC, k.low_water LIMIT %(per_tenant)s
-        ) k""",
+        ) k LIMIT %(limit)s""",
         {
+            "class": int(priority_class),
+            "after": after,
+            "upto": upto,
             "cpus": free.cpus_milli,
             "memory": free.memory_bytes,
-            "gpus": len(free.gpus),
+            "gpu_memory": [gpu.memory_bytes for gpu in free.gpus if gpu.healthy],
+            "gpu_models": [gpu.model.lower() for gpu in free.gpus if gpu.healthy],
             "runners": list(runners),
             "external": external,
+            "shy": shy,
+            "passed": list(passed),
+            "probe": PROBE,
             "per_tenant": per_tenant,
+            "limit": limit,
         },
     )
     return [(_summary(row), row) for row in rows]
@@ -152,4 +201,5 @@ def _summary(row: Row) -> KeySummary:
         shape=Resources(row.cpus_milli, row.memory_bytes, row.gpus, row.gpu_memory_bytes, row.gpu_model),
         head_seq=row.queue_seq,
         low_water=row.low_water,
+        waiting=row.waiting if row.waiting < PROBE else None,
     )
