@@ -91,6 +91,7 @@ class _Draw:
         self._claimer = claimer
         self._free = free
         self._left = min(limit, free.slots)
+        self._per_tenant = 4 if self._left <= 4 else 8
         self._rounds = ROUNDS
         self._views: dict[UUID, TenantView] = {}
         self._undecided: dict[UUID, Room] = {}
@@ -103,33 +104,38 @@ class _Draw:
 
     def take_from(self, cls: PriorityClass) -> None:
         """Takes from one class, page by page, until enough is taken or every tenant was seen."""
-        if self._over:
-            return
         begin = after = _walked.get(cls)
         upto: UUID | None = None
         while not self._over:
             page = self._page(cls, PAGE, after, upto)
-            if len(page) < PAGE and begin is not None and upto is None:
+            wraps = len(page) < PAGE and begin is not None and upto is None
+            if wraps:
+                page += self._page(cls, PAGE - len(page), None, begin)
+            if self._take(page) and self._hides_more(page):
+                continue
+            if wraps:
                 upto = begin
-                page += self._page(cls, PAGE - len(page), None, upto)
             if len(page) < PAGE:
                 _walked.pop(cls, None)
-                self._take(page)
                 return
             after = _walked[cls] = page[-1][0].tenant_id
-            self._take(page)
+
+    def _hides_more(self, page: list[tuple[KeySummary, Row]]) -> bool:
+        """Whether a tenant has, or may have, more keys than the page shows."""
+        return max(Counter(key.tenant_id for key, _row in page).values(), default=0) >= self._per_tenant
 
     def _page(
         self, cls: PriorityClass, size: int, after: UUID | None, upto: UUID | None
     ) -> list[tuple[KeySummary, Row]]:
         who = self._claimer
-        per_tenant = 4 if self._left <= 4 else 8
         return candidates(
             self._tx, cls, self._free, who.runners, who.external, _shy(who), self._drained,
-            per_tenant, size, after, upto,
+            self._per_tenant, size, after, upto,
         )  # fmt: skip
 
-    def _take(self, page: list[tuple[KeySummary, Row]]) -> None:
+    def _take(self, page: list[tuple[KeySummary, Row]]) -> bool:
+        """Takes what fits of these keys; whether that changed anything, so that another look may show more."""
+        before = (len(self.taken), len(self._drained))
         keys = {key.id: key for key, _row in page}
         for key, row in page:
             if key.tenant_id not in self._views:
@@ -139,15 +145,16 @@ class _Draw:
         while keys and not self._over:
             takes = self._decide(list(keys.values()))
             if not takes:
-                return
+                break
             got = self._take_jobs(takes, keys)
             # A key that gave less than was asked has no more that others do not hold: pass it over from now on.
             short = {take.key_id for take in takes if got[take.key_id] < take.count}
             if not short:
-                return
+                break
             self._drained |= short
             for key_id in short:
                 del keys[key_id]
+        return before != (len(self.taken), len(self._drained))
 
     def _decide(self, keys: list[KeySummary]) -> list[Take]:
         """What to take of these keys. Finite quotas count only under their tenant's lock; without it there is no room.
