@@ -9,6 +9,10 @@ from workers.artifacts import ArtifactError
 from workers.runners.base import ExitRecord
 
 
+OURS = frozenset({"keeper_shutdown", "no longer ours", "lease lost"})
+"""Causes of a kill that the node decided by itself: the job has not failed, and nobody is charged."""
+
+
 def ending_of(record: ExitRecord) -> Ending:
     """The ending that a record tells of. A signal is never folded into the exit code."""
     if record.spawn_error is not None:
@@ -16,6 +20,8 @@ def ending_of(record: ExitRecord) -> Ending:
     if record.keeper_lost or record.lease_lost:
         # A lease runs out when we cannot reach the database; only a dead keeper may be the job's doing.
         return Ending(lost=True, started=record.keeper_lost)
+    if record.stop_cause in OURS:
+        return Ending(lost=True, started=False)
     return Ending(
         exit_code=record.exit_code,
         signal=record.signal,
@@ -29,6 +35,8 @@ def message_of(record: ExitRecord) -> str:
     """Why it ended, in words; empty for an exit with 0."""
     if record.spawn_error is not None:
         return f"the program could not be started: {record.spawn_error}"
+    if record.stop_cause in OURS:
+        return f"its node ended it ({record.stop_cause})"
     if record.keeper_lost:
         return "the process that kept the job on its node died"
     if record.lease_lost:

@@ -56,6 +56,16 @@ def main(arguments: list[str]) -> int:
     except BlockingIOError:
         sys.stderr.write(f"another keeper serves {directory}\n")
         return ALREADY_SERVED
+    if parsed.uid_base is not None:
+        from workers.keeper.uid_range import NoRangeLeft, take_range
+
+        try:
+            # The descriptor stays open, and with it the lock, in every process forked from here.
+            first, _held = take_range(parsed.uid_base, directory)
+        except (NoRangeLeft, OSError) as exc:
+            sys.stderr.write(f"keeper: {exc}\n")
+            return 1
+        parsed = parsed._replace(uid_base=first)
     ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
     if os.fork() != 0:
         os.close(ready_write)

@@ -190,9 +190,7 @@ def test_settings_open_their_own_ranges_only(address: str, loopback: bool, priva
     assert (refusal(ip_address(address), with_private) is None) == private
 
 
-@pytest.mark.parametrize(
-    "address", ["8.8.8.8", "172.32.0.1", "2606:4700::1", "::ffff:8.8.8.8", "2a00:1450::1"]
-)
+@pytest.mark.parametrize("address", ["8.8.8.8", "172.32.0.1", "2606:4700::1", "::ffff:8.8.8.8", "2a00:1450::1"])
 def test_public_addresses_are_allowed(address: str) -> None:
     assert refusal(ip_address(address), PUBLIC) is None
 
@@ -209,9 +207,7 @@ def _answers(*addresses: str) -> Any:
 
 
 def test_one_inside_address_refuses_the_whole_answer() -> None:
-    with pytest.raises(
-        UrlRefused, match=r"'both\.test' has the address 10\.0\.0\.7, which is a private address"
-    ):
+    with pytest.raises(UrlRefused, match=r"'both\.test' has the address 10\.0\.0\.7, which is a private address"):
         resolve("both.test", 80, PUBLIC, _answers("8.8.8.8", "2606:4700::1", "10.0.0.7"))
 
 
