@@ -90,18 +90,22 @@ class Supervisor:
                 self._tend(watched, now)
             turn()
 
-    def stop(self) -> None:
-        """Stops everything, the last started first, each tier at once; harmless to repeat."""
-        self._told_to_stop = True
-        while self._tiers:
-            self.stop_tier()
+    def stop(self, after_tier: Callable[[], None] = lambda: None) -> None:
+        """Stops everything, the last started first, each tier at once; harmless to repeat.
 
-    def stop_tier(self) -> None:
-        """Stops the tier that was started last."""
-        tier = self._tiers.pop()
+        Calls `after_tier` when the last tier has stopped and the others still run.
+        """
+        self._told_to_stop = True
+        if self._tiers:
+            self._stop_tier(self._tiers.pop())
+        after_tier()
+        while self._tiers:
+            self._stop_tier(self._tiers.pop())
+
+    def _stop_tier(self, tier: list[Watched]) -> None:
         for watched in tier:
             watched.child.signal_stop()
-        deadline = time.monotonic() + max(watched.child.program.stop_timeout_s for watched in tier)
+        deadline = time.monotonic() + max((watched.child.program.stop_timeout_s for watched in tier), default=0.0)
         for watched in tier:
             watched.child.wait_stopped(max(0.0, deadline - time.monotonic()))
 
