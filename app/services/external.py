@@ -100,7 +100,9 @@ def finish_external(
                 f"The job is {status} and not held by {executor_id!r}.", job_id=str(job_id), status=status
             )
         if row.outcome is not None:
-            _repeat_or_refuse(row, completed, exit_code, status)
+            told = logs.split_output(tx, row, OUTPUT_CAP)
+            same_output = (told.stdout, told.stderr) == (_cut(stdout)[0], _cut(stderr)[0])
+            _repeat_or_refuse(row, completed, exit_code, error_message or "", same_output, status)
             return view_of(view), frozenset()
         chunk, size, cut = _output(row, stdout, stderr)
         end = Finished(
@@ -128,8 +130,11 @@ def _held(tx: Tx, job_id: UUID, executor_id: str, attempt: int | None, ended: bo
     )
 
 
-def _repeat_or_refuse(row: Row, completed: bool, exit_code: int | None, status: str) -> None:
+def _repeat_or_refuse(
+    row: Row, completed: bool, exit_code: int | None, message: str, same_output: bool, status: str
+) -> None:
     same = (row.outcome == "completed") == completed and row.exit_code == exit_code
+    same = same and same_output and (row.reason or "") == message
     # A cancel that won decides the end whatever the executor says; its answer is still "received".
     if row.outcome == "cancelled" or (same and row.outcome in {"completed", "failed"}):
         return
@@ -139,11 +144,16 @@ def _repeat_or_refuse(row: Row, completed: bool, exit_code: int | None, status: 
 def _output(row: Row, stdout: str, stderr: str) -> tuple[Chunk | None, int, int]:
     framed, kept, total = b"", 0, 0
     for stream, text in ((logs.STDOUT, stdout), (logs.STDERR, stderr)):
-        data = text.encode("utf-8", "replace")
-        cut = data[:OUTPUT_CAP].decode("utf-8", "ignore").encode() if len(data) > OUTPUT_CAP else data
-        kept, total = kept + len(cut), total + len(data)
+        cut, size = _cut(text)
+        kept, total = kept + len(cut), total + size
         if cut:
             framed += logs.frame(stream, time.time(), cut)
     if not framed:
         return None, 0, total - kept
     return Chunk(row.id, row.log_day, 0, len(framed), logs.PLAIN, framed), kept, total - kept
+
+
+def _cut(text: str) -> tuple[bytes, int]:
+    """The first MiB of a stream, ended at a character, and how many bytes all of it has."""
+    data = text.encode("utf-8", "replace")
+    return (data[:OUTPUT_CAP].decode("utf-8", "ignore").encode() if len(data) > OUTPUT_CAP else data), len(data)

@@ -122,25 +122,28 @@ class Agent:
         )
         self._sampler = Sampler(db, runner, self.registry, settings.sample_s)
         self._stopping = threading.Event()
+        self._adopted = False
 
     # -- life ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Registers (waiting for the database if need be), adopts what runs here already, and begins to claim."""
-        pause = 0.1
+        pause, same_host = 0.1, True
+        self._runner.subscribe(self._on_event)
         while not self._stopping.is_set():
             try:
                 registered = nodes.register(self._db, self.offer, self._settings.lease_s)
+                self._claims.who = replace(self._claims.who, incarnation=registered.incarnation)
+                # The second try finds our own name here: only the first one knows whose it was.
+                same_host = same_host and registered.same_host
+                self._adopt(same_host)
                 break
-            except FabricError as exc:
-                log.warning("cannot register yet: %s", exc.message)
+            except (FabricError, RunnerError) as exc:
+                log.warning("cannot take up the node yet: %s", exc)
                 self._stopping.wait(pause)
                 pause = min(5.0, pause * 2)
         else:
             return
-        self._claims.who = replace(self._claims.who, incarnation=registered.incarnation)
-        self._runner.subscribe(self._on_event)
-        self._adopt(registered.same_host)
         self._reporter.start()
         self._renewer.start()
         self._sampler.start()
@@ -324,7 +327,9 @@ class Agent:
         entry = self.registry.get(UUID(event.attempt_id))
         if isinstance(event, Exited):
             if entry is None:
-                self._forget_later(event.attempt_id)
+                # While adopting, an end of an attempt that has no entry yet must not be forgotten untold.
+                if self._adopted:
+                    self._forget_later(event.attempt_id)
                 return
             entry.record = event.record
             entry.spool_bytes = event.record.spool_bytes
@@ -465,6 +470,11 @@ class Agent:
         if gone and same_host:
             log.warning("handing back %d attempts that this node no longer runs", len(gone))
             self._hand_back(gone)
+        # What ended meanwhile told it before it had an entry here.
+        self._adopted = True
+        for h in self._runner.attach():
+            if h.record is not None:
+                self._on_event(Exited(h.attempt_id, h.record))
         if held:
             log.info("adopted %d attempts", len(self.registry))
 

@@ -64,7 +64,7 @@ def measure() -> tuple[Gpu, ...]:
 
 
 def select(gpus: tuple[Gpu, ...], wanted: str) -> tuple[Gpu, ...]:
-    """Those GPUs that a list of indices or UUIDs names; all for an empty list, none for `none`. Raises SettingsError."""
+    """The GPUs that a list of indices or UUIDs names; all for an empty list, none for `none`. Raises SettingsError."""
     names = [name.strip() for name in wanted.split(",") if name.strip()]
     if names == ["none"]:
         return ()

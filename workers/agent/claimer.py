@@ -92,10 +92,10 @@ class ClaimLoop:
             if self._gather and self._registry.free_slots < self._registry.slots // 2:
                 self._stopped.wait(GATHER_S)
             self._gather = False
-            if not rang:
-                self._hungry = True
-                self._last_resort()
             try:
+                if not rang:
+                    self._hungry = True
+                    self._last_resort()
                 while not self._stopped.is_set() and self._round():
                     pass
             except StaleIncarnation:

@@ -8,7 +8,6 @@ from app.domain.policy import Ending
 from workers.artifacts import ArtifactError
 from workers.runners.base import ExitRecord
 
-
 OURS = frozenset({"keeper_shutdown", "no longer ours", "lease lost"})
 """Causes of a kill that the node decided by itself: the job has not failed, and nobody is charged."""
 

@@ -18,6 +18,7 @@ from workers.keeper.attempt import (
 )
 from workers.keeper.notes import Notes, read_notes
 from workers.keeper.spec import Spec
+from workers.keeper.uid_range import RANGE
 
 PATIENCE_S = 10.0
 PAUSE_S = 0.01
@@ -38,7 +39,7 @@ class Leftover(NamedTuple):
     started_wall: float | None
 
 
-def recover(directory: str) -> list[Attempt]:
+def recover(directory: str, uid_base: int | None = None) -> list[Attempt]:
     """Return the ended attempts of earlier keepers, each with its record.
 
     Whoever has no record is killed as far as anything of it is alive, and recorded as `keeper_lost`.
@@ -54,7 +55,7 @@ def recover(directory: str) -> list[Attempt]:
             lost.append(_leftover(folder, name, boot, notes))
         else:
             ended.append(_ended_attempt(folder, record))
-    survivors = _kill_leftovers([leftover for leftover in lost if leftover.same_boot])
+    survivors = _kill_leftovers([_ours(leftover, uid_base) for leftover in lost if leftover.same_boot])
     for leftover in lost:
         record = _lost_record(leftover, survivors)
         Notes(leftover.directory).add_record(record)
@@ -103,6 +104,12 @@ def _lost_record(leftover: Leftover, survivors: dict[str, int]) -> dict[str, Any
         "spool_bytes": spool_bytes,
         "survivors": survivors.get(leftover.directory, 0),
     }
+
+
+def _ours(leftover: Leftover, uid_base: int | None) -> Leftover:
+    """Without its user where that user is another keeper's by now: those processes are not ours to kill."""
+    held = uid_base is not None and leftover.uid is not None and uid_base <= leftover.uid < uid_base + RANGE
+    return leftover if held else leftover._replace(uid=None)
 
 
 def _kill_leftovers(lost: list[Leftover]) -> dict[str, int]:

@@ -79,7 +79,7 @@ class Service:
             config.directory, uid_base=config.uid_base, layer=config.layer, bwrap=config.bwrap,
             poller=self._poller, timers=self._timers, emit=self._emit,
         )  # fmt: skip
-        for attempt in recover(config.directory):
+        for attempt in recover(config.directory, config.uid_base):
             self._jobs.adopt_ended(attempt)
         self._jobs.folders.work()
         self._poller.add(config.guard_fd, RANK_SIGNAL, lambda _fd: self._guard_spoke())
