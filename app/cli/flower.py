@@ -26,8 +26,7 @@ def command(host: str, port: int, url_prefix: str, max_tasks: int) -> None:
         raise refuse("flower", "CFAB_API_TOKEN or CFAB_API_TOKEN_FILE must be set: it is Flower's password")
     if settings.auth == "off" and not is_loopback(host):
         raise refuse("flower", f"CFAB_AUTH=off works on a loopback address only, not on --host {host}")
-    from flower import options as _flower_options  # noqa: F401
-    from flower.command import flower
+    import flower.options  # noqa: F401
     from tornado.options import options
 
     from app.bells import make_celery
@@ -37,7 +36,4 @@ def command(host: str, port: int, url_prefix: str, max_tasks: int) -> None:
         options.basic_auth = [f"cfab:{settings.api_token}"]
     words = [f"--address={host}", f"--port={port}", f"--max-tasks={max_tasks}", "--persistent=False"]
     words += [f"--url-prefix={url_prefix}"] if url_prefix else []
-    app = make_celery(settings)
-    from celery.bin.base import CLIContext
-
-    flower.main(args=words, obj=CLIContext(app=app, no_color=True, workdir=None), standalone_mode=False)
+    make_celery(settings).start(["flower", *words])
