@@ -327,8 +327,7 @@ def test_redirects_are_followed_up_to_the_limit(origin: Origin, make: Make) -> N
 
 @pytest.mark.parametrize(
     ("status", "retryable"),
-    [(code, False) for code in (204, 206, 304, 401, 404, 410)]
-    + [(code, True) for code in (408, 429, 500, 503)],
+    [(code, False) for code in (204, 206, 304, 401, 404, 410)] + [(code, True) for code in (408, 429, 500, 503)],
 )
 def test_status_decides_who_is_to_blame(origin: Origin, make: Make, status: int, retryable: bool) -> None:
     with pytest.raises(FetchFailed, match=f"/bin answers {status}") as caught:
@@ -353,9 +352,7 @@ def test_refused_connection_and_no_http_are_retryable(origin: Origin, make: Make
     assert caught.value.retryable
 
 
-def test_oversize_is_refused_by_its_header_and_by_its_bytes(
-    origin: Origin, make: Make, tmp_path: Path
-) -> None:
+def test_oversize_is_refused_by_its_header_and_by_its_bytes(origin: Origin, make: Make, tmp_path: Path) -> None:
     cache = make(dataclasses.replace(LOCAL, max_bytes=1000))
 
     def endless(handler: _Handler) -> None:
@@ -516,9 +513,7 @@ def test_eviction_by_bytes_passes_over_what_is_held(origin: Origin, make: Make, 
 
 
 @pytest.mark.parametrize("stage", ["body", "header", "silence", "lookup"])
-def test_cancel_is_noticed_within_half_a_second(
-    origin: Origin, make: Make, tmp_path: Path, stage: str
-) -> None:
+def test_cancel_is_noticed_within_half_a_second(origin: Origin, make: Make, tmp_path: Path, stage: str) -> None:
     release = threading.Event()
 
     def body(handler: _Handler) -> None:
@@ -624,9 +619,7 @@ def test_tls_checks_the_name_at_the_pinned_address(origin: Origin, make: Make, c
         for host in ("other.test", "files.test", "127.0.0.1"):
             url = f"https://{host}:{secure.port}/bin"
             if host == "other.test":
-                with pytest.raises(
-                    FetchFailed, match=r"certificate of .* is not accepted: Hostname mismatch"
-                ):
+                with pytest.raises(FetchFailed, match=r"certificate of .* is not accepted: Hostname mismatch"):
                     cache.fetch(url, sha(PROGRAM))
             else:
                 cache.fetch(url, sha(PROGRAM)).release()

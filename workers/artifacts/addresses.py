@@ -34,8 +34,7 @@ _METADATA: tuple[_Network, ...] = tuple(
     )
 )
 _PRIVATE: tuple[_Network, ...] = tuple(
-    ip_network(text)
-    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+    ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
 )
 _NEVER: tuple[_Network, ...] = tuple(
     ip_network(text)

@@ -19,9 +19,7 @@ class Artifact:
 
     __slots__ = ("_fd", "_lock", "_on_release", "cached", "path", "size")
 
-    def __init__(
-        self, path: Path, size: int, cached: bool, locked_fd: int, on_release: Callable[[], None]
-    ) -> None:
+    def __init__(self, path: Path, size: int, cached: bool, locked_fd: int, on_release: Callable[[], None]) -> None:
         self.path = path
         self.size = size
         self.cached = cached

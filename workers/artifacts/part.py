@@ -33,9 +33,7 @@ class Part:
                 if exc.errno not in FULL:
                     raise CacheUnusable(f"the artifact cache could not be written: {exc}") from exc
                 if not self._make_room():
-                    raise DiskFull(
-                        f"the artifact cache's disk is full: {exc}; free space or lower the limit"
-                    ) from exc
+                    raise DiskFull(f"the artifact cache's disk is full: {exc}; free space or lower the limit") from exc
 
     def finish(self, seal: Callable[[int, int], None]) -> int:
         """Pass descriptor and size to `seal`, then close it so that it can be executed. Returns the size."""

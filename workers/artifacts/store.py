@@ -83,11 +83,7 @@ class Store:
                 return None
             fd, found = opened
             try:
-                if (
-                    stat.S_ISREG(found.st_mode)
-                    and found.st_uid == os.geteuid()
-                    and _hash(fd, check) == digest
-                ):
+                if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and _hash(fd, check) == digest:
                     self._seal(fd, digest, found.st_size)
                     return self._artifact(digest, found.st_size, fd, cached=True)
             except BaseException:
@@ -163,9 +159,7 @@ class Store:
                 f" it must belong to uid {os.geteuid()} and be writable by nobody else"
             )
         if os.statvfs(self._root).f_flag & os.ST_NOEXEC:
-            raise CacheUnusable(
-                f"the artifact cache {self._root} is on a noexec mount, where no program runs"
-            )
+            raise CacheUnusable(f"the artifact cache {self._root} is on a noexec mount, where no program runs")
 
     def _sweep(self) -> None:
         for entry in os.scandir(self._root):

@@ -121,9 +121,7 @@ def _authority(netloc: str, default_port: int) -> tuple[str, IPAddress | None, i
     try:
         v4 = IPv4Address(host)
     except AddressValueError as exc:
-        raise UrlRefused(
-            f"the URL's host is {host!r}; write an IPv4 address as four decimal numbers"
-        ) from exc
+        raise UrlRefused(f"the URL's host is {host!r}; write an IPv4 address as four decimal numbers") from exc
     return str(v4), v4, port
 
 
