@@ -92,9 +92,10 @@ class Stack:
             upgrade(self._urls["DATABASE_URL"])
         except FabricError as exc:
             raise StackError(f"the database cannot be used: {exc.message} {dict(exc.context) or ''}".strip()) from exc
-        self._supervisor.start(self._api(), self._scheduler(), self._flower())
         began = datetime.now(UTC)
-        self._supervisor.start(*(self._worker(number, began) for number in range(1, self._shape.workers + 1)))
+        workers = [self._worker(number, began) for number in range(1, self._shape.workers + 1)]
+        # One tier: none of them needs another to start, and on one machine starting Python is what takes time.
+        self._supervisor.start(self._api(), *workers, self._scheduler(), self._flower())
 
     def watch(self) -> None:
         """Keeps all parts running until a signal comes."""
