@@ -14,7 +14,7 @@ import pytest
 from app.local.demo.fabric import Fabric, temporary_directory
 
 ROOT = Path(__file__).parents[2]
-CFAB = (sys.executable, "-c", "from app.cli.main import main; main()")
+CFAB = (sys.executable, "-m", "app.cli.main")
 
 
 @dataclass(frozen=True)

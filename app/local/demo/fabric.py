@@ -19,6 +19,7 @@ import psutil
 
 from app.cli.client import Client
 from app.cli.failure import ExitCode, Failure
+from config.settings import child_environment
 
 START_S = 120.0
 STOP_S = 30.0
@@ -93,9 +94,9 @@ class Fabric:
         return self._end_rest()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", "from app.cli.main import main; main()", "up", "--data", str(self.data)]
+        command = [sys.executable, "-m", "app.cli.main", "up", "--data", str(self.data)]
         command += ["--port", str(self.port), "--flower-port", str(self.flower_port), "--workers", "1"]
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("CFAB_") or k in _KEPT}
+        environment = {k: v for k, v in child_environment({}).items() if not k.startswith("CFAB_") or k in _KEPT}
         # The same code as this, also where it runs from a source tree that is not installed.
         environment["PYTHONPATH"] = os.pathsep.join((str(_SOURCES), *filter(None, (environment.get("PYTHONPATH"),))))
         prctl = ctypes.CDLL(None, use_errno=True).prctl

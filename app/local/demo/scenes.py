@@ -20,7 +20,7 @@ from app.local.demo.report import Outcome, Report
 
 # No scene takes a tenth of this; a demo that hangs is a demo that failed.
 PATIENCE_S = 60.0
-LIMITS = {"foreground": 30_000, "background": 25_000, "best_effort": 20_000}
+LIMITS = {"foreground": 20_000, "background": 17_500, "best_effort": 15_000}
 FACTORED, FACTORS = "1000000016000000063", "1000000007 1000000009"
 STEPS = 20
 
