@@ -1,0 +1,220 @@
+"""The invariants, each a function from evidence to the list of what breaks it. Pure: they know no server and no clock.
+
+`ALL` names them; a run is right when every list is empty.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
+
+from tests.chaos.evidence import Attempt, Evidence, Node
+from tests.chaos.witness import RESOLUTION_S, Life, lives
+
+FINAL = {
+    "completed": {"completed"},
+    "failed": {"failed", "timed_out", "out_of_memory", "refused", "lost"},
+    "cancelled": {"cancelled", "failed", "lost", "node_fault", "drained", "preempted"},
+}
+"""Which outcome of its last attempt each terminal state may stand on; a cancel may come between two attempts."""
+CHARGED = {"failed", "timed_out", "out_of_memory"}
+
+
+def nothing_lost(evidence: Evidence) -> list[str]:
+    """Every job that was accepted has ended, in the one right state; and no job exists that nobody asked for."""
+    problems = []
+    for job_id, plan in evidence.planned.items():
+        job = evidence.jobs.get(job_id)
+        if job is None:
+            problems.append(f"job {job_id} ({plan.key}) was accepted and is gone")
+        elif job.state != plan.ends_as:
+            problems.append(f"job {job_id} ({plan.key}) is {job.state}, not {plan.ends_as}")
+    strangers = set(evidence.jobs) - set(evidence.planned)
+    return problems + [f"job {job_id} exists, but nobody asked for it" for job_id in sorted(strangers)]
+
+
+def one_result_each(evidence: Evidence) -> list[str]:
+    """Each job ended once, by its last attempt; every attempt has ended; only failures of its own were charged."""
+    problems = []
+    attempts = _by_job(evidence.attempts)
+    for job in evidence.jobs.values():
+        mine = attempts.get(job.id, [])
+        if job.terminal_events != 1:
+            problems.append(f"job {job.id} was told to have ended {job.terminal_events} times")
+        if [a.number for a in mine] != list(range(1, len(mine) + 1)):
+            problems.append(f"job {job.id} has attempts {[a.number for a in mine]}")
+        problems += [f"attempt {a.number} of job {job.id} never ended" for a in mine if a.outcome is None]
+        wins = [a.number for a in mine if a.outcome == "completed"]
+        if len(wins) > 1 or (wins and wins[0] != len(mine)):
+            problems.append(f"job {job.id} has accepted results of attempts {wins} of {len(mine)}")
+        if mine and mine[-1].outcome not in FINAL.get(job.state, set()):
+            problems.append(f"job {job.id} is {job.state}, but its last attempt ended {mine[-1].outcome}")
+        if mine and job.state != "cancelled" and mine[-1].exit_code != job.exit_code:
+            problems.append(f"job {job.id} has exit code {job.exit_code}, its last attempt {mine[-1].exit_code}")
+        charged = sum(a.outcome in CHARGED for a in mine)
+        # The failure that ends a job spends no retry: there was none left.
+        allowed = job.max_retries
+        if job.failures != min(charged, allowed) or charged > allowed + 1:
+            problems.append(f"job {job.id} failed {charged} times and spent {job.failures} of {allowed} retries")
+        if job.state == "failed" and mine and mine[-1].outcome in CHARGED and charged <= allowed:
+            problems.append(f"job {job.id} failed for good after {charged} failures with {allowed} retries")
+    return problems
+
+
+def results_are_true(evidence: Evidence) -> list[str]:
+    """A completed attempt really came to its end, and everything that ran was an attempt, started once."""
+    seen = {(life.job_id, life.attempt): life for life in lives(evidence.witness)}
+    known = {(a.job_id, a.number) for a in evidence.attempts}
+    problems = [f"job {job} ran as attempt {n}, which nobody claimed" for job, n in sorted(set(seen) - known)]
+    problems += [
+        f"attempt {number} of job {job_id} was started {life.starts} times"
+        for (job_id, number), life in seen.items()
+        if life.starts != 1
+    ]
+    for a in evidence.attempts:
+        life = seen.get((a.job_id, a.number))
+        if a.outcome == "completed" and (life is None or not life.ended):
+            problems.append(f"attempt {a.number} of job {a.job_id} is completed, but never came to its end")
+    return problems
+
+
+def no_overlap(evidence: Evidence, allowed_s: float = 0.0) -> list[str]:
+    """No attempt of a job showed life later than `allowed_s` after a later attempt of it had begun."""
+    problems = []
+    for job_id, mine in _lives_by_job(evidence).items():
+        for earlier in mine:
+            for later in mine:
+                overlap_s = earlier.ends - later.begins
+                if earlier.attempt < later.attempt and overlap_s > allowed_s:
+                    problems.append(
+                        f"attempt {earlier.attempt} of job {job_id} lived {overlap_s:.2f} s beside {later.attempt}"
+                    )
+    return problems
+
+
+def gpus_exclusive(evidence: Evidence) -> list[str]:
+    """No two attempts were alive with one GPU at the same time, by their own account."""
+    by_gpu: dict[str, list[Life]] = {}
+    for life in lives(evidence.witness):
+        for gpu in life.gpus:
+            by_gpu.setdefault(gpu, []).append(life)
+    problems = []
+    for gpu, users in by_gpu.items():
+        ordered = sorted(users, key=lambda life: life.begins)
+        for one, next_one in pairwise(ordered):
+            if one.ends > next_one.begins + RESOLUTION_S:
+                problems.append(f"{gpu} was used by jobs {one.job_id} and {next_one.job_id} at once")
+    return problems
+
+
+def capacity_kept(evidence: Evidence) -> list[str]:
+    """No node ran more jobs or more CPUs at once than it has, by the jobs' own account."""
+    where = {(a.job_id, a.number): a for a in evidence.attempts}
+    changes: dict[str, list[tuple[float, int, int]]] = {}
+    for life in lives(evidence.witness):
+        attempt = where.get((life.job_id, life.attempt))
+        if attempt is not None:
+            told = changes.setdefault(attempt.node_id, [])
+            told.append((life.begins + RESOLUTION_S, 1, attempt.cpus_milli))
+            told.append((life.ends, -1, -attempt.cpus_milli))
+    problems = []
+    for node_id, told in changes.items():
+        jobs, cpus_milli = _most_at_once(told)
+        node = evidence.nodes[node_id]
+        if jobs > node.slots or cpus_milli > node.cpus_milli:
+            problems.append(f"{node_id} ran {jobs} jobs with {cpus_milli / 1000:g} CPUs at once; it has {node}")
+    return problems
+
+
+def never_overcommitted(evidence: Evidence) -> list[str]:
+    """In every sample what is reserved on a node fits it, usage rows equal allocations, each GPU is held once."""
+    problems = [] if evidence.samples else ["no sample was taken"]
+    for number, sample in enumerate(evidence.samples):
+        for kind, reserved in (("usage", sample.used), ("allocations", sample.allocated)):
+            for node_id, much in reserved.items():
+                has = evidence.nodes[node_id]
+                if not _fits(much, has):
+                    problems.append(f"sample {number}: {kind} of {node_id} are {much}, it has {has}")
+        if sample.drift:
+            problems.append(f"sample {number}: usage and allocations of {sample.drift} nodes differ")
+        if sample.gpus_held_twice:
+            problems.append(f"sample {number}: {sample.gpus_held_twice} GPUs are held twice")
+    return problems
+
+
+def nothing_left_over(evidence: Evidence) -> list[str]:
+    """When all jobs have ended nothing is reserved any more."""
+    return [f"{n} {what} are left" for what, n in evidence.left_over.items() if n]
+
+
+def counts_right(evidence: Evidence) -> list[str]:
+    """The maintained counts equal the rows, and every attempt was counted at its node once."""
+    problems = []
+    if dict(evidence.counted) != dict(evidence.classes):
+        problems.append(f"counted {dict(evidence.counted)}, but there are {dict(evidence.classes)}")
+    ended = Counter(a.node_id for a in evidence.attempts if a.outcome is not None)
+    for node_id in {*ended, *evidence.ended_by_node}:
+        counted = evidence.ended_by_node.get(node_id, 0)
+        if ended[node_id] != counted:
+            problems.append(f"{node_id} ended {ended[node_id]} attempts, {counted} are counted")
+    return problems
+
+
+def no_restarts(evidence: Evidence) -> list[str]:
+    """Every job ran exactly once: what a broker goes through must not disturb a single job."""
+    again = Counter(a.job_id for a in evidence.attempts)
+    return [f"job {job_id} took {n} attempts" for job_id, n in again.items() if n != 1]
+
+
+ALL: Mapping[str, Callable[[Evidence], list[str]]] = {
+    check.__name__: check
+    for check in (
+        nothing_lost, one_result_each, results_are_true, no_overlap, gpus_exclusive, capacity_kept,
+        never_overcommitted, nothing_left_over, counts_right,
+    )
+}  # fmt: skip
+
+
+def judge(evidence: Evidence, checks: Mapping[str, Callable[[Evidence], list[str]]] = ALL) -> dict[str, list[str]]:
+    """Every check's findings."""
+    return {name: check(evidence) for name, check in checks.items()}
+
+
+def shortest_handover_s(evidence: Evidence) -> float | None:
+    """The least time between the last line of an attempt and the first of the next one of its job; None without any."""
+    gaps = [
+        later.begins - earlier.ends for mine in _lives_by_job(evidence).values() for earlier, later in pairwise(mine)
+    ]
+    return min(gaps, default=None)
+
+
+def _by_job(attempts: Iterable[Attempt]) -> dict[str, list[Attempt]]:
+    found: dict[str, list[Attempt]] = {}
+    for attempt in sorted(attempts, key=lambda a: a.number):
+        found.setdefault(attempt.job_id, []).append(attempt)
+    return found
+
+
+def _lives_by_job(evidence: Evidence) -> dict[str, list[Life]]:
+    found: dict[str, list[Life]] = {}
+    for life in lives(evidence.witness):
+        found.setdefault(life.job_id, []).append(life)
+    return found
+
+
+def _most_at_once(changes: list[tuple[float, int, int]]) -> tuple[int, int]:
+    jobs = cpus_milli = most_jobs = most_cpus = 0
+    for _at, job, cpus in sorted(changes):
+        jobs, cpus_milli = jobs + job, cpus_milli + cpus
+        most_jobs, most_cpus = max(most_jobs, jobs), max(most_cpus, cpus_milli)
+    return most_jobs, most_cpus
+
+
+def _fits(much: Node, has: Node) -> bool:
+    return (
+        much.slots <= has.slots
+        and much.cpus_milli <= has.cpus_milli
+        and much.memory_bytes <= has.memory_bytes
+        and much.gpus <= has.gpus
+    )

@@ -1,0 +1,66 @@
+"""The witness file: what the jobs themselves wrote down, and the stretches of time in which each attempt was alive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+RESOLUTION_S = 0.01
+"""/proc/uptime counts hundredths."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: start, alive or end; boot seconds rounded down to hundredths."""
+
+    word: str
+    job_id: str
+    attempt: int
+    at: float
+    gpus: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Life:
+    """One attempt as seen from inside: from its first line to its last, which may be before its real end."""
+
+    job_id: str
+    attempt: int
+    begins: float
+    ends: float
+    starts: int
+    ended: bool
+    gpus: tuple[str, ...]
+
+
+def read_witness(path: Path) -> list[Line]:
+    """All lines of the file. Raises ValueError for one that no job could have written whole."""
+    return [_parse(text) for text in path.read_text(encoding="ascii").splitlines()]
+
+
+def _parse(text: str) -> Line:
+    words = text.split(" ")
+    if len(words) != 5 or words[0] not in {"start", "alive", "end"}:
+        raise ValueError(f"the witness has the line {text!r}, which no job writes")
+    gpus = () if words[4] == "-" else tuple(words[4].split(","))
+    return Line(words[0], words[1], int(words[2]), float(words[3]), gpus)
+
+
+def lives(lines: Iterable[Line]) -> list[Life]:
+    """The life of each attempt, in the order of jobs and attempts."""
+    by_attempt: dict[tuple[str, int], list[Line]] = {}
+    for line in lines:
+        by_attempt.setdefault((line.job_id, line.attempt), []).append(line)
+    return [
+        Life(
+            job_id=job_id,
+            attempt=attempt,
+            begins=min(line.at for line in told),
+            ends=max(line.at for line in told),
+            starts=sum(line.word == "start" for line in told),
+            ended=any(line.word == "end" for line in told),
+            gpus=told[0].gpus,
+        )
+        for (job_id, attempt), told in sorted(by_attempt.items())
+    ]
