@@ -5,11 +5,13 @@ All of it goes through the real services on a real database; only time is turned
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from threading import Event
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
@@ -162,8 +164,10 @@ class Fabric:
         self.sql("UPDATE job SET not_before = now() WHERE state = 0 AND not_before IS NOT NULL")
 
     def reap(self, **changes: Any) -> recover.Pass:
-        """One pass of the reaper in a database that has been up for long."""
-        return recover.reap(self.db, replace(self.settings, lease_s=0.001, **changes))
+        """One pass of the reaper in a database that has been up for long; the nodes' agents go on living."""
+        done = recover.reap(self.db, replace(self.settings, **{"lease_s": 0.001, **changes}))
+        self.sql("UPDATE node SET state = 'ready' WHERE state = 'offline'")
+        return done
 
     # -- looking -----------------------------------------------------------------------------------------------
 
@@ -198,6 +202,15 @@ class Fabric:
         """Runs a statement."""
         with self.db.engine.begin() as connection:
             connection.exec_driver_sql(statement, tuple(values))
+
+    def blocked(self) -> int:
+        """How many of this database's other connections wait for a lock."""
+        return int(
+            self.value(
+                """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                AND wait_event_type = 'Lock'"""
+            )
+        )
 
     def assert_in_order(self) -> None:
         """Usage equals allocations, counts equal rows, every waiting job can be seen, nothing dangles."""
@@ -252,8 +265,12 @@ def raw(database_url: str) -> Iterator[Connection]:
         connection.close()
 
 
-WAITING = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
-    AND application_name = 'test'"""
+def until(condition: Callable[[], Any], within_s: float = 20.0) -> None:
+    """Waits for a condition that another thread or process brings about."""
+    end, pause = time.monotonic() + within_s, Event()
+    while not condition():
+        assert time.monotonic() < end, f"{condition} was not met within {within_s} s"
+        pause.wait(0.01)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from app.domain.states import JobState
 from app.services import logs
 from app.services.claim import Claimer, claim_in
 from app.services.inspect import detail_in
-from app.services.report import Chunk, Finished, finish_in
+from app.services.report import Chunk, Finished, finish_in, storable
 from app.services.views import JobDetail, JobView, view_of
 from app.storage import jobs, leases, nodes
 from app.storage.database import Database, Row, Tx
@@ -90,7 +90,8 @@ def finish_external(
     hold the job or told something else before.
     """
     with db.transaction("finish") as tx:
-        if jobs.job_view(tx, job_id) is None:
+        # Locked before anything is looked at: the reaper, or the same answer sent twice at once, may come between.
+        if jobs.lock_job(tx, job_id) is None:
             raise NotFound("Job not found", job_id=str(job_id))
         row = _held(tx, job_id, executor_id, attempt, ended=True)
         view = jobs.job_view(tx, job_id)
@@ -102,7 +103,7 @@ def finish_external(
         if row.outcome is not None:
             told = logs.split_output(tx, row, OUTPUT_CAP)
             same_output = (told.stdout, told.stderr) == (_cut(stdout)[0], _cut(stderr)[0])
-            _repeat_or_refuse(row, completed, exit_code, error_message or "", same_output, status)
+            _repeat_or_refuse(row, completed, exit_code, storable(error_message or ""), same_output, status)
             return view_of(view), frozenset()
         chunk, size, cut = _output(row, stdout, stderr)
         end = Finished(

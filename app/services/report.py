@@ -134,7 +134,6 @@ def _without_output(end: Finished) -> Finished | None:
         **vars(end),
         "chunks": (),
         "log_gap": True,
-        "message": end.message.encode("ascii", "replace").decode().replace("\0", "?"),
     }
     return Finished(**kept)
 
@@ -197,6 +196,11 @@ def _known(tx: Tx, ends: Sequence[Finished]) -> dict[UUID, Answer]:
     }
 
 
+def storable(text: str) -> str:
+    """`text` without what PostgreSQL refuses in a text: NUL and halves of surrogate pairs become U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
+
+
 def _judge(row: Row, ending: Ending) -> Verdict:
     cause = None if row.stop_cause is None else StopCause(row.stop_cause)
     known = row.node_id in row.lost_nodes
@@ -220,7 +224,7 @@ def _columns(row: Row, end: Finished, verdict: Verdict) -> Mapping[str, Any]:
         "state": int(verdict.state),
         "ready": pending and not verdict.delay,
         "reason": str(verdict.reason) if pending else None,
-        "message": end.message,
+        "message": storable(end.message),
         "delay_s": verdict.delay.total_seconds(),
         "failed": int(verdict.spends_retry),
         "lost_node": row.node_id if verdict.lost_node else None,

@@ -10,17 +10,19 @@ from app.storage.database import Row, Tx, arrays
 
 _JOB = """UPDATE job j SET state = e.state, ready = e.ready, reason = e.reason, message = e.message,
     attempt_id = NULL, stop_cause = CASE WHEN e.state = 0 THEN NULL ELSE j.stop_cause END,
+    stop_by = CASE WHEN e.state = 0 THEN NULL ELSE j.stop_by END,
+    stop_reason = CASE WHEN e.state = 0 THEN NULL ELSE j.stop_reason END,
     not_before = CASE WHEN e.state = 0 AND NOT e.ready THEN clock_timestamp() + make_interval(secs => e.delay_s) END,
     failures = j.failures + e.failed, lost_nodes = CASE WHEN e.lost_node IS NULL OR e.lost_node = ANY(j.lost_nodes)
         THEN j.lost_nodes ELSE j.lost_nodes || e.lost_node END,
     exit_code = CASE WHEN e.state = 0 THEN j.exit_code ELSE e.exit_code END,
     signal = CASE WHEN e.state = 0 THEN j.signal ELSE e.signal END,
     started_at = COALESCE(j.started_at, e.started_at),
-    finished_at = CASE WHEN e.state > 3 THEN clock_timestamp() END
+    finished_at = CASE WHEN e.state > 3 THEN COALESCE(e.ended_at, clock_timestamp()) END
     FROM unnest(%(job_id)s::uuid[], %(state)s::smallint[], %(ready)s::bool[], %(reason)s::text[], %(message)s::text[],
         %(delay_s)s::float8[], %(failed)s::int[], %(lost_node)s::text[], %(exit_code)s::int[], %(signal)s::int[],
-        %(started_at)s::timestamptz[])
-        AS e (job_id, state, ready, reason, message, delay_s, failed, lost_node, exit_code, signal, started_at)
+        %(started_at)s::timestamptz[], %(ended_at)s::timestamptz[])
+        AS e (job_id, state, ready, reason, message, delay_s, failed, lost_node, exit_code, signal, started_at, ended_at)
     WHERE j.id = e.job_id"""
 
 _ATTEMPT = """UPDATE attempt a SET ended_at = COALESCE(e.ended_at, clock_timestamp()), outcome = e.outcome,
@@ -72,7 +74,7 @@ def write_endings(tx: Tx, endings: Sequence[Mapping[str, Any]]) -> None:
         _JOB,
         arrays(
             endings, "job_id", "state", "ready", "reason", "message", "delay_s", "failed", "lost_node",
-            "exit_code", "signal", "started_at",
+            "exit_code", "signal", "started_at", "ended_at",
         ),
     )  # fmt: skip
     tx.run(
@@ -82,6 +84,11 @@ def write_endings(tx: Tx, endings: Sequence[Mapping[str, Any]]) -> None:
             "message", "stopped_by", "peak_memory_bytes", "cpu_seconds", "output_bytes", "truncated_bytes", "log_gap",
         ),
     )  # fmt: skip
+    # A renewal locks leases in this order; the deletes below would meet them in any other and could deadlock with it.
+    tx.rows(
+        "SELECT 1 FROM lease WHERE attempt_id = ANY(%(attempt_id)s::uuid[]) ORDER BY attempt_id, member FOR UPDATE",
+        arrays(endings, "attempt_id"),
+    )
     tx.run(_RELEASE, arrays(endings, "attempt_id"))
 
 
