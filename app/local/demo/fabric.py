@@ -44,6 +44,11 @@ class Fabric:
         """A client of its own for each use: connections are not shared between threads."""
         return Client(self.url, (self.data / "secrets" / "api_token").read_text().strip())
 
+    @property
+    def pid(self) -> int:
+        """The process of `cfab up`, the ancestor of all but the keepers and their jobs."""
+        return self._child.pid
+
     def wait_ready(self) -> None:
         """Return when the API answers and a worker has registered. Raises Failure with the stack's own words."""
         deadline = time.monotonic() + START_S

@@ -1,0 +1,113 @@
+"""`python -m benchmarks`: measures a fabric of its own; prints a table, writes JSON and a plot, leaves nothing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from app.cli.failure import Failure
+from app.local.demo.fabric import Fabric, temporary_directory
+from app.local.failure import StackError
+from app.local.ports import free_port
+from app.local.postgres import PostgresServer
+from benchmarks import claim_cost, figures
+from benchmarks.fabric_load import Amounts, FabricLoad, log_tails
+from benchmarks.http_load import Stuck, serve_no_op
+
+PARTS = ("fabric", "claims")
+
+
+def main() -> int:
+    """Runs what was asked for; 0, or 1 with a message when it could not be measured."""
+    asked = _arguments()
+    results: dict[str, Any] = {"about": _about(asked.sandbox)}
+    began = time.monotonic()
+    try:
+        if "fabric" in asked.parts:
+            results |= _measure_fabric(asked.quick, asked.sandbox)
+        if "claims" in asked.parts:
+            results["claim_cost"] = _measure_claims(asked.quick)
+    except (Failure, StackError, Stuck) as exc:
+        print(f"\nbenchmarks: {exc}", file=sys.stderr)
+        return 1
+    results["about"]["took_s"] = round(time.monotonic() - began, 1)
+    results["about"]["load_after"] = os.getloadavg()[0]
+    _say("")
+    print(figures.table(results))
+    stem = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}{'-quick' if asked.quick else ''}"
+    for path in figures.write(results, asked.output, stem):
+        print(f"wrote {path}")
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="about a minute instead of about ten; a rougher picture")
+    parser.add_argument("--sandbox", choices=("off", "preferred", "required"), default="off", help="default: off")
+    parser.add_argument("--only", dest="parts", action="append", choices=PARTS, help="one part; may be given twice")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="default: %(default)s")
+    asked = parser.parse_args()
+    asked.parts = asked.parts or list(PARTS)
+    return asked
+
+
+def _about(sandbox: str) -> dict[str, Any]:
+    return {
+        "at": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {psutil.virtual_memory().total >> 30} GiB",
+        "python": platform.python_version(),
+        "sandbox": sandbox,
+        "load_before": os.getloadavg()[0],
+    }
+
+
+def _measure_fabric(quick: bool, sandbox: str) -> dict[str, Any]:
+    # The fabric takes over what its parent's environment says of the sandbox, and nothing of servers.
+    os.environ["CFAB_SANDBOX"] = sandbox
+    with temporary_directory() as root, serve_no_op(root) as program:
+        _say("starting a fabric")
+        fabric = Fabric(root)
+        try:
+            fabric.wait_ready()
+            amounts = Amounts().quick() if quick else Amounts()
+            return FabricLoad(fabric, fabric.pid, program, amounts, _say).run()
+        except Stuck as exc:
+            raise Stuck(f"{exc}\n{log_tails(fabric.data)}") from exc
+        finally:
+            fabric.stop()
+
+
+def _measure_claims(quick: bool) -> dict[str, Any]:
+    with temporary_directory() as root:
+        _say("claim cost: starting PostgreSQL")
+        server = PostgresServer(root / "postgres", free_port(), "benchmark")
+        server.create()
+        server.start()
+        try:
+            extent = claim_cost.Extent().quick() if quick else claim_cost.Extent()
+            return claim_cost.measure(server.url(), extent, _say)
+        finally:
+            server.stop()
+
+
+def _say(text: str) -> None:
+    """Progress: one line that is written over on a terminal, a line each time the words change elsewhere."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text[:110]}", end="", file=sys.stderr, flush=True)
+    elif text and text.split(":")[0] != _said[0]:
+        _said[0] = text.split(":")[0]
+        print(text, file=sys.stderr, flush=True)
+
+
+_said = [""]
+
+if __name__ == "__main__":
+    sys.exit(main())
