@@ -1,4 +1,4 @@
-"""A user who does not give up: submits each job under an idempotency key and stops some, whatever the API goes through."""
+"""A user who does not give up: submits jobs under idempotency keys and stops some, whatever happens to the API."""
 
 from __future__ import annotations
 
