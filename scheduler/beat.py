@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import threading
+
+import psutil
 from celery import Celery
 from celery.beat import Scheduler
 
@@ -11,6 +17,8 @@ from config.celery import SCHEDULER_QUEUE
 from config.logs import set_up_logging
 from config.settings import Settings
 from scheduler.tasks import Task, make_tasks, perform
+
+END_PATIENCE_S = 3.0
 
 
 def make_beat(settings: Settings) -> Celery:
@@ -38,9 +46,24 @@ def _add(app: Celery, task: Task, ringer: Ringer) -> None:
         perform(task, ringer)
 
 
+def _end_with_parent() -> None:
+    """Ends this process and its own children soon after the scheduler's process, however that ended."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    # A worker that waits for a broker may not hear it.
+    threading.Event().wait(END_PATIENCE_S)
+    for child in psutil.Process().children(recursive=True):
+        child.kill()
+    os._exit(1)
+
+
 def run_beat(settings: Settings) -> None:
     """Runs until it is told to end."""
     set_up_logging(settings)
+    threading.Thread(target=_end_with_parent, name="end-with-parent", daemon=True).start()
     make_beat(settings).worker_main(
         [
             "worker", "--beat", "--pool", "solo", "--queues", SCHEDULER_QUEUE, "--hostname", "scheduler@%h",
