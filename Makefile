@@ -55,7 +55,8 @@ chaos: $(DEV)  ## Hit every part at random while 300 jobs run, and check that no
 bench: $(DEV)  ## Measure throughput, latency, claim cost and memory; writes a table, JSON and a plot
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
-lock: $(DEV)  ## Make the lock files anew (needs pip-tools)
+lock: $(DEV)  ## Make the lock files anew
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check pip-tools
 	@$(BIN)/python -m piptools compile --quiet --allow-unsafe --generate-hashes --strip-extras --no-emit-index-url \
 		--no-emit-find-links --no-emit-trusted-host --no-emit-options -o requirements.lock requirements.in
 	@$(BIN)/python -m piptools compile --quiet --allow-unsafe --generate-hashes --strip-extras --no-emit-index-url \
