@@ -61,9 +61,9 @@ def set_state(tx: Tx, node_id: str, state: str) -> bool:
 
 
 def mark_offline(tx: Tx, silent_s: float) -> list[str]:
-    """Nodes silent for so long become offline; their names."""
+    """Ready nodes silent for so long become offline; their names. One that drains stays so till somebody ends it."""
     rows = tx.rows(
-        """UPDATE node SET state = 'offline' WHERE state <> 'offline'
+        """UPDATE node SET state = 'offline' WHERE state = 'ready'
         AND last_seen_at < now() - make_interval(secs => %(silent)s) RETURNING id""",
         {"silent": silent_s},
     )

@@ -47,7 +47,7 @@ def since_run(tx: Tx, name: str) -> float | None:
 
 
 def drop_partitions(tx: Tx, retain_days: int) -> list[str]:
-    """Drops daily partitions older than `retain_days`; their names."""
+    """Drops daily partitions older than `retain_days`, and such rows of days that had none; the partitions' names."""
     names = [
         row[0]
         for row in tx.rows(
@@ -60,6 +60,8 @@ def drop_partitions(tx: Tx, retain_days: int) -> list[str]:
     ]
     for name in names:
         tx.run(f'DROP TABLE "{name}"')
+    for default, day in (("log_chunk_default", "log_day"), ("sample_default", "day"), ("event_default", "day")):
+        tx.run(f"DELETE FROM {default} WHERE {day} < CURRENT_DATE - %(days)s::int", {"days": retain_days})
     return names
 
 

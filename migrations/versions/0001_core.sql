@@ -281,16 +281,21 @@ CREATE TABLE event (
 CREATE TABLE event_default PARTITION OF event DEFAULT;
 CREATE INDEX ix_event_job ON event (job_id, id);
 
--- Makes the daily partitions of all three tables from yesterday to `ahead` days on; safe to repeat.
+-- Makes the daily partitions of all three tables from yesterday to `ahead` days on; safe to repeat. A day of which the
+-- default partition holds rows already (nobody made partitions for long) stays there.
 CREATE FUNCTION make_day_partitions(ahead integer) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     parent text;
     day date;
+    taken boolean;
     made integer := 0;
 BEGIN
     FOREACH parent IN ARRAY ARRAY['log_chunk', 'sample', 'event'] LOOP
         FOR day IN SELECT generate_series(CURRENT_DATE - 1, CURRENT_DATE + ahead, '1 day')::date LOOP
             IF to_regclass(format('%s_%s', parent, to_char(day, 'YYYYMMDD'))) IS NULL THEN
+                EXECUTE format('SELECT EXISTS (SELECT 1 FROM %I WHERE %I = %L)', parent || '_default',
+                    CASE parent WHEN 'log_chunk' THEN 'log_day' ELSE 'day' END, day) INTO taken;
+                CONTINUE WHEN taken;
                 EXECUTE format('CREATE TABLE %I PARTITION OF %I FOR VALUES FROM (%L) TO (%L)',
                     format('%s_%s', parent, to_char(day, 'YYYYMMDD')), parent, day, day + 1);
                 made := made + 1;
