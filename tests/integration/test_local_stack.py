@@ -53,7 +53,7 @@ def refusal(*words: str) -> str:
 
 
 class Running(NamedTuple):
-    """One `cfab up` without workers."""
+    """One `cfab up`, without workers unless asked for."""
 
     popen: subprocess.Popen[str]
     data: Path
@@ -86,9 +86,11 @@ class Running(NamedTuple):
 
 
 @pytest.fixture
-def up(folder: Path) -> Iterator[Callable[..., Running]]:
+def up(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Running]]:
     """Starts `cfab up` on one and the same data directory, as often as it is called."""
     started: list[Running] = []
+    # Jobs write what they witness into the test's own directory.
+    monkeypatch.setenv("CFAB_SANDBOX", "off")
 
     def start(*words: str) -> Running:
         port, flower = free_port(), free_port()
@@ -172,6 +174,23 @@ def test_each_part_that_is_killed_comes_back(up: Callable[..., Running]) -> None
             return False
 
     wait_for(healthy)
+
+
+def test_a_clean_stop_ends_running_jobs_and_the_next_start_runs_them_again(up: Callable[..., Running]) -> None:
+    running = up("--workers", "1", "--slots", "2")
+    witness = running.data.parent / "witness"
+    witness.touch()
+    witness.chmod(0o666)
+    script = f"echo $CFAB_ATTEMPT >> {witness}; [ $CFAB_ATTEMPT = 2 ] || exec sleep 600"
+    job = running.call("POST", "/jobs", json={"type": "nap", "script": script, "priority": "background"}).json()["id"]
+    wait_for(lambda: witness.read_text() == "1\n")
+
+    running.stop()
+    assert running.parts() == []
+
+    running = up("--workers", "1", "--slots", "2")
+    wait_for(lambda: running.call("GET", f"/jobs/{job}").json()["status"] == "completed")
+    assert witness.read_text() == "1\n2\n"
 
 
 def test_a_database_of_a_newer_version_is_refused(up: Callable[..., Running]) -> None:
