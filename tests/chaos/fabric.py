@@ -40,6 +40,8 @@ class Fabric:
         """`settings` add to the roles' environment, `bugs` names one for a role, `faults` is for the workers."""
         self.root = Path(tempfile.mkdtemp(prefix="cfab-chaos-", dir="/tmp"))
         self.root.chmod(0o711)
+        self.logs = self.root / "logs"
+        self.logs.mkdir()
         self.witness = self._open_file("witness")
         self.postgres = PostgresServer(self.root / "postgres", free_port(), PASSWORD, {"fsync": "off"})
         self.broker = ValkeyServer(self.root / "valkey", free_port(), PASSWORD)
@@ -127,7 +129,7 @@ class Fabric:
     def tails(self, lines: int = 15) -> str:
         """The last lines of every log."""
         parts = []
-        for path in sorted((self.root / "logs").glob("*.log")):
+        for path in sorted(self.logs.glob("*.log")):
             text = path.read_text(errors="replace").splitlines()
             parts += [f"--- {path.name}", *text[-lines:]]
         return "\n".join(parts)
@@ -135,9 +137,7 @@ class Fabric:
     # -- making ----------------------------------------------------------------------------------------------
 
     def _add(self, name: str, argv: list[str], env: Mapping[str, str]) -> None:
-        logs = self.root / "logs"
-        logs.mkdir(exist_ok=True)
-        self.roles[name] = Process(name, argv, env, logs / f"{name}.log")
+        self.roles[name] = Process(name, argv, env, self.logs / f"{name}.log")
 
     def _environment(self) -> dict[str, str]:
         plain = {name: value for name, value in os.environ.items() if not name.startswith("CFAB_")}

@@ -11,6 +11,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 
 import psycopg2
@@ -101,9 +102,14 @@ class Havoc:
         for place, (target, deed, strike) in enumerate(self._deck):
             if target not in self._down:
                 del self._deck[place]
+                self._note(f"{deed} {target}")
                 strike()
                 self.struck[f"{deed} {target}"] += 1
                 return
+
+    def _note(self, text: str) -> None:
+        with (self._fabric.logs / "strikes.log").open("a", encoding="utf-8") as log:
+            log.write(f"{datetime.now():%H:%M:%S.%f} {text}\n")
 
     def _breaks(self, target: str, seconds: float, repair: Callable[[], bool | None]) -> None:
         """Marks a target as broken until `repair`, tried again until it does not answer False, has worked."""
@@ -114,6 +120,7 @@ class Havoc:
                 self._later(AGAIN_S, work)
             else:
                 self._down.discard(target)
+                self._note(f"{target} is whole again")
 
         self._later(seconds, work)
 

@@ -71,7 +71,7 @@ def run_chaos(options: Options, say: Callable[[str], None] = print) -> Report:
         watcher.start()
         crowd.start()
         try:
-            havoc.run(options.seconds, min(3.0, options.seconds / 24))
+            havoc.run(options.seconds, min(2.0, options.seconds / 24))
             say(f"calm after {options.seconds:g} s and {sum(havoc.struck.values())} strikes")
             _settle(fabric, options.patience_s, lambda: crowd.done, havoc.keep_up)
             took_s = time.monotonic() - began
@@ -89,7 +89,10 @@ def run_chaos(options: Options, say: Callable[[str], None] = print) -> Report:
             **checks.judge(evidence),
         }
         exits = {name: role.exits for name, role in fabric.roles.items() if role.exits}
-        return Report(findings, evidence, havoc.struck, exits, client.repeats, took_s)
+        report = Report(findings, evidence, havoc.struck, exits, client.repeats, took_s)
+        if report.problems:
+            say(fabric.tails(60))
+        return report
 
 
 def run_broker_kills(kills: int, options: Options, say: Callable[[str], None] = print) -> Report:
