@@ -81,7 +81,9 @@ def test_an_agent_that_another_has_replaced_is_told_to_stop(fabric: Fabric) -> N
     assert fabric.renew(new, taken).renewed == {taken.attempt_id}
 
 
-def test_a_renewal_touches_no_indexed_column(fabric: Fabric, node: Node) -> None:
+def test_a_renewal_touches_no_indexed_column(new_fabric: Fabric) -> None:
+    fabric = new_fabric
+    node = fabric.add_node()
     fabric.submit_one()
     taken = fabric.claim_one(node)
     for _ in range(20):

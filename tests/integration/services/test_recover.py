@@ -329,7 +329,9 @@ def test_an_audit_finds_planted_drift_and_mends_nothing(fabric: Fabric, node: No
         assert f"on {node.id}" in alert
 
 
-def test_old_partitions_and_jobs_go_and_new_partitions_come(fabric: Fabric, node: Node) -> None:
+def test_old_partitions_and_jobs_go_and_new_partitions_come(new_fabric: Fabric) -> None:
+    fabric = new_fabric
+    node = fabric.add_node()
     fabric.submit(*[job()] * 3)
     ended, _running = fabric.claim(node, 2)
     fabric.finish(ended)
@@ -346,7 +348,9 @@ def test_old_partitions_and_jobs_go_and_new_partitions_come(fabric: Fabric, node
     fabric.assert_in_order()
 
 
-def test_output_written_before_its_days_partition_existed_does_not_stop_retention(fabric: Fabric, node: Node) -> None:
+def test_output_written_before_its_days_partition_existed_does_not_stop_retention(new_fabric: Fabric) -> None:
+    fabric = new_fabric
+    node = fabric.add_node()
     fabric.submit_one()
     taken = fabric.run(node)
     day = fabric.value("SELECT CURRENT_DATE + 16")
