@@ -35,7 +35,8 @@ up: $(RUN)  ## Run the one-machine stack in the foreground
 
 test: $(DEV)  ## Run all tests on embedded servers
 	@scripts/install-test-tools
-	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --ignore tests/chaos $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q tests/chaos
 
 lint: $(DEV)  ## Check style, types and the direction of imports
 	@$(BIN)/ruff check --quiet .
