@@ -15,6 +15,7 @@ from app.domain.job import Assignment
 from app.domain.policy import KeySummary, Room, Take, TenantView, choose, cost
 from app.domain.priority import PriorityClass
 from app.domain.resources import Free, Gpu, Resources
+from app.services.report import Finished, FinishResult, finish_in
 from app.storage import claims
 from app.storage.claims import Hold
 from app.storage.database import Database, Row, Tx
@@ -53,6 +54,23 @@ def claim(db: Database, claimer: Claimer, limit: int) -> list[Assignment]:
         return claim_in(tx, claimer, limit)
 
 
+def finish_and_claim(
+    db: Database, ends: Sequence[Finished], claimer: Claimer, limit: int
+) -> tuple[FinishResult, list[Assignment]]:
+    """Ends attempts and claims up to `limit` jobs for what that leaves free, in one transaction: see `finish`, `claim`.
+
+    A busy node takes this way: one commit where two would be. All or nothing: a refused end also undoes the claim. A
+    node under a stale incarnation only tells its ends, which have a fence of their own.
+    """
+    with db.transaction("finish") as tx:
+        claims.hold_node(tx, claimer.node_id)
+        result = finish_in(tx, ends)
+        try:
+            return result, claim_in(tx, claimer, limit)
+        except StaleIncarnation:
+            return result, []
+
+
 def claim_in(tx: Tx, claimer: Claimer, limit: int) -> list[Assignment]:
     """`claim` inside the caller's transaction."""
     node = claims.lock_node(tx, claimer.node_id)
@@ -67,9 +85,7 @@ def claim_in(tx: Tx, claimer: Claimer, limit: int) -> list[Assignment]:
         return []
     holds = [_hold(row, shape, pins) for row, shape, pins in draw.taken]
     terms = claims.write_holds(tx, node, holds, claimer.lease_s, claimer.external)
-    return [
-        _assignment(row, hold, shape, terms) for (row, shape, _pins), hold in zip(draw.taken, holds, strict=True)
-    ]
+    return [_assignment(row, hold, shape, terms) for (row, shape, _pins), hold in zip(draw.taken, holds, strict=True)]
 
 
 def _free(tx: Tx, node: Row) -> Free:

@@ -27,6 +27,11 @@ class Hold:
     gpu_uuids: tuple[str, ...]
 
 
+def hold_node(tx: Tx, node_id: str) -> None:
+    """Locks the node, for a transaction that writes other rows before it claims: nodes come first in the lock order."""
+    tx.run("SELECT 1 FROM node WHERE id = %(node)s FOR NO KEY UPDATE", {"node": node_id})
+
+
 def lock_node(tx: Tx, node_id: str) -> Row | None:
     """The node's row, locked for this transaction, with what is allocated on it (`used_jobs` …, by usage rows),
     its `held` GPUs, and the `classes` in which any key is live."""

@@ -119,6 +119,7 @@ class Agent:
             self._ended,
             self._lost,
             ringer.ring_all,
+            self._claims.finish,
         )
         self._sampler = Sampler(db, runner, self.registry, settings.sample_s)
         self._stopping = threading.Event()
@@ -351,15 +352,15 @@ class Agent:
         if not self._stopping.is_set():
             self._fetchers.submit(self._forget, [attempt_id])
 
-    def _forget(self, attempt_ids: list[str]) -> None:
+    def _forget(self, attempt_ids: list[str], wait: bool = True) -> None:
         try:
-            self._runner.forget(attempt_ids)
+            self._runner.forget(attempt_ids, wait)
         except RunnerError as exc:
             log.warning("the runner could not forget %d attempts, the next start will: %s", len(attempt_ids), exc)
 
     def _ended(self, told: list[tuple[Entry, Finished, Answer, str]]) -> None:
         """The core has answered: only now may the record, the slot and the artifact go."""
-        self._forget([str(entry.attempt_id) for entry, *_rest in told if entry.launched])
+        self._forget([str(entry.attempt_id) for entry, *_rest in told if entry.launched], wait=False)
         for entry, finished, answer, outcome in told:
             self.registry.remove(entry.attempt_id)
             if answer == Answer.STALE:

@@ -1,4 +1,7 @@
-"""The claiming loop: on a bell, a freed slot, or a jittered poll, claim until nothing fits, and launch."""
+"""The claiming loop: on a bell, a freed slot, or a jittered poll, claim until nothing fits, and launch.
+
+While there is a backlog most claims are made together with the report of the ends that free their slots.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,13 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from app.domain.errors import FabricError, StaleIncarnation
+from app.domain.errors import FabricError, StaleIncarnation, Unavailable
 from app.domain.job import Assignment
 from app.services.claim import Claimer as Who
-from app.services.claim import claim
+from app.services.claim import claim, finish_and_claim
+from app.services.report import Finished, FinishResult, finish_each
 from app.storage.database import Database
 from config.settings import Settings
 from workers.agent.registry import Registry
@@ -29,7 +33,7 @@ def boottime() -> float:
 
 
 class ClaimLoop:
-    """Claims for one node in one thread. `launch` gets each batch with its lease's deadline."""
+    """Claims for one node, one claim at a time. `launch` gets each batch with its lease's deadline."""
 
     def __init__(
         self,
@@ -54,6 +58,8 @@ class ClaimLoop:
         self._stopped = threading.Event()
         self._hungry = True
         self._gather = False
+        self._claiming = threading.Lock()
+        self._joined = False
         self.draining = False
         self.leaving = False
         self.claims_begun = 0
@@ -72,9 +78,49 @@ class ClaimLoop:
 
     def slot_freed(self) -> None:
         """A slot is free again: worth a claim when the last one was filled to the brim."""
-        if self._hungry:
+        if self._hungry and not self._joined:
             self._gather = True
             self._bell.set()
+
+    def finish(self, ends: Sequence[Finished], settle: Callable[[FinishResult], None]) -> None:
+        """Reports ends and `settle`s them; while jobs wait, their slots are filled in the same transaction.
+
+        Raises what `finish_each` raises; then nothing was settled.
+        """
+        if not self._hungry or self.draining or self.leaving or not self._claiming.acquire(blocking=False):
+            settle(finish_each(self._db, ends))
+            return
+        try:
+            self._finish_and_claim(ends, settle)
+        finally:
+            self._joined = False
+            self._claiming.release()
+
+    def _finish_and_claim(self, ends: Sequence[Finished], settle: Callable[[FinishResult], None]) -> None:
+        limit = min(self._registry.free_slots + len(ends), BATCH)
+        sent = boottime()
+        self.claims_begun += 1
+        try:
+            result, taken = self._joint_turn(ends, limit)
+            self._joined = True
+            settle(result)
+            if taken:
+                self._launch(taken, sent + self._settings.lease_s - self._settings.fence_margin_s)
+        finally:
+            self.claims_ended += 1
+        self._hungry = bool(taken)
+
+    def _joint_turn(self, ends: Sequence[Finished], limit: int) -> tuple[FinishResult, list[Assignment]]:
+        try:
+            return finish_and_claim(self._db, ends, self.who, limit)
+        except Unavailable:
+            # The ends are told again; what was claimed, if it was, is handed back.
+            self._uncertain()
+            raise
+        except Exception as exc:
+            log.warning("ends and claim did not go together, telling the ends alone: %s", exc)
+            self._bell.set()
+            return finish_each(self._db, ends), []
 
     def stop(self) -> None:
         """Ends the loop; a claim under way is completed."""
@@ -113,17 +159,18 @@ class ClaimLoop:
 
     def _round(self) -> bool:
         """One claim; whether another is worth it at once."""
-        limit = min(self._registry.free_slots, BATCH)
-        if limit < 1 or self.draining or self.leaving:
-            return False
-        sent = boottime()
-        self.claims_begun += 1
-        try:
-            taken = claim(self._db, self.who, limit)
-            if taken:
-                deadline = sent + self._settings.lease_s - self._settings.fence_margin_s
-                self._launch(taken, deadline)
-        finally:
-            self.claims_ended += 1
-        self._hungry = bool(taken)
-        return len(taken) == limit
+        with self._claiming:
+            limit = min(self._registry.free_slots, BATCH)
+            if limit < 1 or self.draining or self.leaving:
+                return False
+            sent = boottime()
+            self.claims_begun += 1
+            try:
+                taken = claim(self._db, self.who, limit)
+                if taken:
+                    deadline = sent + self._settings.lease_s - self._settings.fence_margin_s
+                    self._launch(taken, deadline)
+            finally:
+                self.claims_ended += 1
+            self._hungry = bool(taken)
+            return len(taken) == limit

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID
 
 from app.domain.errors import FabricError, Unavailable
@@ -23,7 +24,6 @@ from app.services.report import (
     FinishResult,
     Started,
     append_output,
-    finish_each,
     report_started,
 )
 from app.storage.database import Database
@@ -56,6 +56,7 @@ class Reporter:
         ended: Callable[[list[tuple[Entry, Finished, Answer, str]]], None],
         lost: Callable[[Entry], None],
         ready_again: Callable[[frozenset[PriorityClass]], None],
+        finish: Callable[[Sequence[Finished], Callable[[FinishResult], None]], None],
     ) -> None:
         self._db = db
         self._registry = registry
@@ -64,6 +65,7 @@ class Reporter:
         self._ended = ended
         self._lost = lost
         self._ready_again = ready_again
+        self._finish = finish
         self._condition = threading.Condition()
         self._ends: dict[UUID, Finished | None] = {}
         self._starts: dict[UUID, float] = {}
@@ -234,21 +236,23 @@ class Reporter:
                     continue
             told.append((entry, finished))
         if told:
-            result: FinishResult = finish_each(self._db, [finished for _entry, finished in told])
-            self._ended(
-                [
-                    (entry, end, result.answers[entry.attempt_id], result.outcomes.get(entry.attempt_id, ""))
-                    for entry, end in told
-                    if entry.attempt_id in result.answers
-                ]
-            )
-            if result.ready_again:
-                self._ready_again(result.ready_again)
-            self._defer([(entry, finished) for entry, finished in told if entry.attempt_id not in result.answers])
+            self._finish([finished for _entry, finished in told], partial(self._settle, told))
         if later:
             with self._condition:
                 for key in later:
                     self._ends.setdefault(key, None)
+
+    def _settle(self, told: Sequence[tuple[Entry, Finished]], result: FinishResult) -> None:
+        self._ended(
+            [
+                (entry, end, result.answers[entry.attempt_id], result.outcomes.get(entry.attempt_id, ""))
+                for entry, end in told
+                if entry.attempt_id in result.answers
+            ]
+        )
+        if result.ready_again:
+            self._ready_again(result.ready_again)
+        self._defer([(entry, finished) for entry, finished in told if entry.attempt_id not in result.answers])
 
     def _defer(self, refused_ends: Sequence[tuple[Entry, Finished]]) -> None:
         """Ends that PostgreSQL refuses stand alone: told again later and later, while all others go their way."""

@@ -198,8 +198,11 @@ class Runner(Protocol):
     def extend(self, deadlines: Mapping[str, float]) -> list[str]:
         """Move lease deadlines forward; return the attempts that are not running here."""
 
-    def forget(self, attempt_ids: Iterable[str]) -> None:
-        """Remove ended attempts and their files. Raises RunnerError for one that still runs."""
+    def forget(self, attempt_ids: Iterable[str], wait: bool = True) -> None:
+        """Remove ended attempts and their files. Raises RunnerError for one that still runs.
+
+        Without `wait` it returns before that is done, and does not tell how it went; a later start comes after it.
+        """
 
     def spool_path(self, attempt_id: str) -> str:
         """Return where the attempt's output frames are; the file is missing until something is printed."""

@@ -220,7 +220,7 @@ class FakeRunner:
                 self._at(attempt.deadline, attempt_id, "deadline")
             return unknown
 
-    def forget(self, attempt_ids: Iterable[str]) -> None:
+    def forget(self, attempt_ids: Iterable[str], wait: bool = True) -> None:
         """Remove ended scripts and their spools."""
         with self._changed:
             for attempt_id in attempt_ids:

@@ -182,6 +182,14 @@ class KeeperClient:
             if not waiting.failed:
                 return [reply for reply in waiting.replies if reply is not None]
 
+    def tell(self, cmd: str, **arguments: Any) -> None:
+        """Send one command without waiting for its reply. What is sent later is done later.
+
+        It is lost when the connection breaks just now. Raises RunnerUnavailable when there is none.
+        """
+        line = json.dumps({"cmd": cmd, **arguments, "id": next(self._numbers)}).encode() + b"\n"
+        self._send(line, [], _Waiting(0), time.monotonic())
+
     def shut_down(self, *, kill: bool) -> None:
         """End the keeper, and do not start another. Raises CommandFailed when it is busy and not to kill."""
         with self._lock:
