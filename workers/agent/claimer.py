@@ -87,7 +87,8 @@ class ClaimLoop:
 
         Raises what `finish_each` raises; then nothing was settled.
         """
-        if not self._hungry or self.draining or self.leaving or not self._claiming.acquire(blocking=False):
+        sated = not self._hungry or self.draining or self.leaving or self._stopped.is_set()
+        if sated or not self._claiming.acquire(blocking=False):
             settle(finish_each(self._db, ends))
             return
         try:
