@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from app.storage import attempts, leases
 from app.storage.database import Tx
+from workers.agent.claimer import ClaimLoop
 from workers.runners.base import RunSpec
 from workers.runners.process import ProcessRunner
 
@@ -58,6 +60,16 @@ def usage_kept() -> None:
     attempts._RELEASE = "DELETE FROM allocation WHERE attempt_id = ANY(%(attempt_id)s::uuid[])"
 
 
+def deaf() -> None:
+    """An agent that lives, renews and reports, and never claims."""
+
+    def start(self: ClaimLoop) -> None:
+        self._thread = threading.Thread(target=self._stopped.wait, daemon=True)
+        self._thread.start()
+
+    ClaimLoop.start = start  # type: ignore[method-assign]
+
+
 BUGS: Mapping[str, Callable[[], None]] = {
-    bug.__name__: bug for bug in (no_fence_deadline, reaper_without_patience, usage_kept)
+    bug.__name__: bug for bug in (no_fence_deadline, reaper_without_patience, usage_kept, deaf)
 }

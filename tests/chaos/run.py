@@ -75,7 +75,7 @@ def run_chaos(options: Options, say: Callable[[str], None] = print) -> Report:
             say(f"calm after {options.seconds:g} s and {sum(havoc.struck.values())} strikes")
             _settle(fabric, options.patience_s, lambda: crowd.done, havoc.keep_up)
             took_s = time.monotonic() - began
-            extra, deaf = _fill_all_slots(fabric, client)
+            extra, deaf = fill_all_slots(fabric, client)
             jobs += extra
         finally:
             crowd.close()
@@ -123,7 +123,7 @@ def run_broker_kills(kills: int, options: Options, say: Callable[[str], None] = 
         return Report(findings, evidence, struck, exits, client.repeats, time.monotonic() - began)
 
 
-def _fill_all_slots(fabric: Fabric, client: Client) -> tuple[list[Planned], list[str]]:
+def fill_all_slots(fabric: Fabric, client: Client, patience_s: float = 60.0) -> tuple[list[Planned], list[str]]:
     """As many jobs as there are slots, all of which must run at once: no agent is alive and deaf. (jobs, problems)."""
     over = fabric.root / "all-at-once"
     slots = sizes.SLOTS * len(sizes.NODES)
@@ -132,7 +132,7 @@ def _fill_all_slots(fabric: Fabric, client: Client) -> tuple[list[Planned], list
     problems = []
     try:
         client.submit_together(jobs)
-        wait_until(lambda: started(fabric) >= before + slots, 30, f"{slots} jobs to run at once")
+        wait_until(lambda: started(fabric) >= before + slots, patience_s, f"{slots} jobs to run at once")
     except (TimeoutError, GaveUp) as exc:
         problems.append(f"{exc}; {started(fabric) - before} run")
     over.touch()

@@ -12,7 +12,7 @@ from tests.chaos.client import Client
 from tests.chaos.evidence import Evidence, Reader, gather, take_sample
 from tests.chaos.fabric import TOKEN, Fabric, wait_until
 from tests.chaos.options import NODES
-from tests.chaos.run import long_job, started
+from tests.chaos.run import fill_all_slots, long_job, started
 
 QUICK = {"CFAB_LEASE_S": "5", "CFAB_RENEW_S": "1.5", "CFAB_FENCE_MARGIN_S": "1"}
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -85,3 +85,9 @@ def test_usage_that_is_not_given_back_is_seen() -> None:
         evidence = look(fabric)
         assert checks.never_overcommitted(evidence)
         assert checks.nothing_left_over(evidence)
+
+
+def test_an_agent_that_is_alive_but_deaf_is_seen() -> None:
+    with fabric_with({NODES[0]: "deaf"}) as fabric:
+        _jobs, problems = fill_all_slots(fabric, Client(fabric.api_url, TOKEN), patience_s=8)
+        assert problems
