@@ -313,6 +313,9 @@ class Agent:
             if str(entry.attempt_id) not in held and entry.record is None:
                 entry.launched = False
                 self._refuse(entry, Ending(started=False, node_fault=True), message)
+            elif entry.cancelled.is_set():
+                # The stop came while nobody knew whether there was anything to stop.
+                self._stop_launched(entry)
             return
 
     def _refuse(self, entry: Entry, ending: Ending, message: str) -> None:
@@ -338,7 +341,9 @@ class Agent:
                 entry.started_wall = event.record.started_wall
             self._reporter.tell_ended(entry)
         elif entry is None:
-            return
+            if isinstance(event, Started):
+                # A start that a dead agent had asked for, done after this one had handed the attempt back.
+                self._kill_later(event.attempt_id)
         elif isinstance(event, Started):
             entry.started_wall = event.started_wall
             self._reporter.tell_started(entry)
@@ -351,6 +356,14 @@ class Agent:
         # The runner's thread delivers this and must not wait for its own answer.
         if not self._stopping.is_set():
             self._fetchers.submit(self._forget, [attempt_id])
+
+    def _kill_later(self, attempt_id: str) -> None:
+        def kill() -> None:
+            if self.registry.get(UUID(attempt_id)) is None:
+                self._runner.kill(attempt_id, "no longer ours")
+
+        if not self._stopping.is_set():
+            self._fetchers.submit(kill)
 
     def _forget(self, attempt_ids: list[str], wait: bool = True) -> None:
         try:
