@@ -35,8 +35,9 @@ up: $(RUN)  ## Run the one-machine stack in the foreground
 
 test: $(DEV)  ## Run all tests on embedded servers
 	@scripts/install-test-tools
-	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --ignore tests/chaos $(PYTEST_ARGS)
+	@echo "chaos in short, by itself; then all other tests side by side"
 	@$(BIN)/python -m pytest -q tests/chaos
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --ignore tests/chaos $(PYTEST_ARGS)
 
 lint: $(DEV)  ## Check style, types and the direction of imports
 	@$(BIN)/ruff check --quiet .

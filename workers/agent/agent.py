@@ -389,9 +389,15 @@ class Agent:
 
     def _extend(self, deadlines: dict[UUID, float]) -> None:
         try:
-            self._runner.extend({str(key): deadline for key, deadline in deadlines.items()})
+            unknown = self._runner.extend({str(key): deadline for key, deadline in deadlines.items()})
         except RunnerError as exc:
             log.warning("deadlines could not be extended: %s", exc)
+            return
+        for attempt_id in unknown:
+            entry = self.registry.get(UUID(attempt_id))
+            if entry is not None and entry.started_wall is not None and entry.record is None:
+                # It ran here and the runner has no trace of it: without this its lease would be renewed for ever.
+                self._fetchers.submit(self._settle_start, entry, "its node lost track of the process")
 
     def stop_entry(self, entry: Entry, cause: str, grace_s: float) -> None:
         """Stops an attempt, whether it runs or is still being prepared; asking again changes nothing."""
