@@ -8,15 +8,16 @@ from pathlib import Path
 import psutil
 
 JOBS = "jobs"
-"""The jobs' own processes, from their fork to their end, as their parent was told when they ended."""
+"""The jobs' own processes, from their fork to their end, as the keeper was told when they ended."""
 
 _WORDS = (
     ("workers/keeper/zygote", "zygote"),
     ("workers/keeper", "keeper"),
     ("valkey-server", "valkey"),
+    ("gunicorn", "api"),
     ("postgres", "postgres"),
 )
-_ROLES = ("api", "worker", "scheduler", "flower", "up")
+_ROLES = ("worker", "scheduler", "flower", "up")
 
 
 def roles_of(data: Path, supervisor_pid: int) -> dict[psutil.Process, str]:
@@ -43,16 +44,15 @@ def roles_of(data: Path, supervisor_pid: int) -> dict[psutil.Process, str]:
 
 
 def cpu_seconds(roles: dict[psutil.Process, str]) -> dict[str, float]:
-    """User and system time by role. That of ended jobs is told by the process that forked them."""
+    """User and system time by role. That of ended jobs is told by the keeper, who waited for them."""
     used: defaultdict[str, float] = defaultdict(float)
-    forkers = {role for role in roles.values() if role == "zygote"} or {"keeper"}
     for process, role in roles.items():
         try:
             times = process.cpu_times()
         except psutil.Error:
             continue
         used[role] += times.user + times.system
-        if role in forkers:
+        if role in {"keeper", "zygote"}:
             used[JOBS] += times.children_user + times.children_system
     return used
 

@@ -21,8 +21,8 @@ from app.storage.claims import Hold
 from app.storage.database import Database, Row, Tx
 from app.storage.keys import candidates
 
-PAGE = 64
-"""Scheduling keys looked at in one statement; a claim that finds too little in them looks at more."""
+PAGE, SMALL_PAGE = 64, 24
+"""Scheduling keys looked at in one statement, for many jobs or for few; a claim that finds too little looks at more."""
 ROUNDS = 8
 """Statements that take jobs in one claim; more than one is needed only when other claims were faster."""
 
@@ -107,7 +107,7 @@ class _Draw:
         self._claimer = claimer
         self._free = free
         self._left = min(limit, free.slots)
-        self._per_tenant = 4 if self._left <= 4 else 8
+        self._per_tenant, self._page_size = (4, SMALL_PAGE) if self._left <= 4 else (8, PAGE)
         self._rounds = ROUNDS
         self._views: dict[UUID, TenantView] = {}
         self._undecided: dict[UUID, Room] = {}
@@ -121,17 +121,18 @@ class _Draw:
     def take_from(self, cls: PriorityClass) -> None:
         """Takes from one class, page by page, until enough is taken or every tenant was seen."""
         begin = after = _walked.get(cls)
+        size = self._page_size
         upto: UUID | None = None
         while not self._over:
-            page = self._page(cls, PAGE, after, upto)
-            wraps = len(page) < PAGE and begin is not None and upto is None
+            page = self._page(cls, size, after, upto)
+            wraps = len(page) < size and begin is not None and upto is None
             if wraps:
-                page += self._page(cls, PAGE - len(page), None, begin)
+                page += self._page(cls, size - len(page), None, begin)
             if self._take(page) and self._hides_more(page):
                 continue
             if wraps:
                 upto = begin
-            if len(page) < PAGE:
+            if len(page) < size:
                 _walked.pop(cls, None)
                 return
             after = _walked[cls] = page[-1][0].tenant_id
