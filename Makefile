@@ -1,5 +1,6 @@
 # `make demo` and `make test` do all set-up by themselves; `make help` lists the rest.
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$p && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 DEV := $(VENV)/.dev-installed
@@ -14,8 +15,8 @@ help:  ## List the targets
 setup: $(RUN)  ## Make .venv with cfab in it, from the hash-pinned lock file
 
 $(RUN): requirements.lock setup.cfg pyproject.toml
-	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3.11 ..." >&2; exit 2; }
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with its venv module is needed (Debian: python3-venv);" \
+		"name one with: make PYTHON=/path/to/python3 ..." >&2; exit 2; }
 	@test -x $(BIN)/python || { echo "making $(VENV)"; "$(PYTHON)" -m venv $(VENV); }
 	@echo "installing what runs (about half a minute)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
