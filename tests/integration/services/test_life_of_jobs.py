@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg2
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -37,6 +37,7 @@ ENDINGS = [
     Ending(started=False, refused=True),
 ]
 workers = st.integers(0, 1)
+seldom = st.sampled_from([False, False, False, True])
 anyone = st.integers(0, 10_000)
 
 
@@ -71,6 +72,8 @@ class Life(RuleBasedStateMachine):
         self.workers = [
             Worker(self.fabric.add_node(f"n{n}", slots=4, cpus=4, gpus=(gpu(2 * n), gpu(2 * n + 1)))) for n in range(2)
         ]
+        for number in range(4):
+            self.submit(number % 2 == 0, number % 2, number % 3, number == 3, 3)
 
     def _pick(self, worker: Worker, number: int) -> Assignment:
         return list(worker.held.values())[number % len(worker.held)]
@@ -112,28 +115,31 @@ class Life(RuleBasedStateMachine):
 
     # -- workers -------------------------------------------------------------------------------------------------
 
-    @rule(w=workers, limit=st.integers(1, 5), reply_lost=st.booleans())
-    def claim(self, w: int, limit: int, reply_lost: bool) -> None:
+    @rule(w=workers, limit=st.integers(1, 5), starts=st.booleans(), reply_lost=seldom)
+    def claim(self, w: int, limit: int, starts: bool, reply_lost: bool) -> None:
         taken = self.fabric.claim(self.workers[w].node, limit)
+        if starts:
+            self.fabric.start(*taken)
         if not reply_lost:
             self.workers[w].held |= {t.attempt_id: t for t in taken}
 
     @precondition(lambda self: any(w.held for w in self.workers))
-    @rule(w=workers, which=anyone)
-    def start(self, w: int, which: int) -> None:
-        worker = self.workers[w]
-        if worker.held:
-            self.fabric.start(self._pick(worker, which))
-
-    @precondition(lambda self: any(w.held for w in self.workers))
-    @rule(w=workers, which=anyone, ending=st.sampled_from(ENDINGS), reply_lost=st.booleans())
+    @rule(w=workers, which=anyone, ending=st.sampled_from(ENDINGS), reply_lost=seldom)
     def finish(self, w: int, which: int, ending: Ending, reply_lost: bool) -> None:
-        worker = self.workers[w]
-        if worker.held:
-            taken = self._pick(worker, which)
-            self._finish(taken, ending)
-            if not reply_lost:
-                del worker.held[taken.attempt_id]
+        worker = self.workers[w] if self.workers[w].held else self.workers[1 - w]
+        taken = self._pick(worker, which)
+        self._finish(taken, ending)
+        if not reply_lost:
+            del worker.held[taken.attempt_id]
+
+    @rule(w=workers, limit=st.integers(1, 4), ending=st.sampled_from(ENDINGS))
+    def work(self, w: int, limit: int, ending: Ending) -> None:
+        """The ordinary life: claimed, started, and all but one ended."""
+        taken = self.fabric.claim(self.workers[w].node, limit)
+        self.fabric.start(*taken)
+        for one in taken[1:]:
+            self._finish(one, ending)
+        self.workers[w].held |= {t.attempt_id: t for t in taken[:1]}
 
     @precondition(lambda self: self.told)
     @rule(which=anyone, other=st.booleans())
@@ -155,21 +161,25 @@ class Life(RuleBasedStateMachine):
             self._finish(worker.held.pop(attempt_id), Ending(signal=15, stopped=True))
         recover.hand_back(self.fabric.db, answer.orphans, "never ran")
 
-    @rule(w=workers)
-    def die_and_come_back(self, w: int) -> None:
-        """A new agent knows nothing of what the old one held; the old one is refused."""
+    @rule(w=workers, forgets=seldom)
+    def die_and_come_back(self, w: int, forgets: bool) -> None:
+        """A new agent finds what the old one held, or nothing of it; the old one is refused."""
         worker, old = self.workers[w], self.workers[w].node
         worker.node = self.fabric.add_node(old.id, slots=4, cpus=4, gpus=(gpu(2 * w), gpu(2 * w + 1)))
-        worker.held.clear()
+        if forgets:
+            worker.held.clear()
         try:
             self.fabric.claim(old, 1)
             raise AssertionError("an older incarnation claimed")
         except StaleIncarnation:
             pass
 
-    @rule(w=workers, draining=st.booleans())
-    def drain(self, w: int, draining: bool) -> None:
-        nodes.set_draining(self.fabric.db, self.workers[w].node.id, draining)
+    @rule(w=workers)
+    def drain(self, w: int) -> None:
+        worker = self.workers[w]
+        nodes.set_draining(self.fabric.db, worker.node.id, True)
+        assert self.fabric.claim(worker.node) == []
+        nodes.set_draining(self.fabric.db, worker.node.id, False)
 
     # -- time and the scheduler --------------------------------------------------------------------------------------
 
@@ -178,7 +188,7 @@ class Life(RuleBasedStateMachine):
         if self.workers[w].held:
             self.fabric.expire(self._pick(self.workers[w], which))
 
-    @rule(all_of_them=st.booleans())
+    @rule(all_of_them=seldom)
     def reap(self, all_of_them: bool) -> None:
         if all_of_them:
             self.fabric.expire()
@@ -257,7 +267,7 @@ def test_whatever_happens_in_whatever_order_nothing_is_lost_doubled_or_over_comm
     run_state_machine_as_test(
         ThisLife,
         settings=settings(
-            max_examples=20,
+            max_examples=25,
             stateful_step_count=35,
             deadline=None,
             suppress_health_check=list(HealthCheck),

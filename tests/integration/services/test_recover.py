@@ -288,9 +288,7 @@ def test_an_end_that_meets_a_sweep_in_flight_waits_and_lowers_the_mark(fabric: F
 
 
 def test_counts_stay_exact_through_every_change_and_every_fold(fabric: Fabric, node: Node) -> None:
-    sent = fabric.submit(
-        *[job(type=f"t{n % 3}", priority_class=list((FOREGROUND, BACKGROUND))[n % 2]) for n in range(12)]
-    )
+    sent = fabric.submit(*[job(type=f"t{n % 3}", priority_class=[FOREGROUND, BACKGROUND][n % 2]) for n in range(12)])
     taken = fabric.claim(node, 8)
     recover.fold_stats(fabric.db, limit=3)
     fabric.start(*taken[:5])

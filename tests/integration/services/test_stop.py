@@ -110,9 +110,7 @@ def test_the_stronger_cause_stays(fabric: Fabric, node: Node) -> None:
         StopCause.DRAIN,
     ]
     seen = [request_stop(fabric.db, DEFAULT_TENANT, job_id, "x", None, cause)[0].stop_cause for cause in causes]
-    assert seen == [
-        StopCause.PREEMPT, StopCause.PREEMPT, StopCause.TIME_LIMIT, StopCause.TIME_LIMIT, StopCause.CANCEL, StopCause.CANCEL,
-    ]  # fmt: skip
+    assert seen == [preempt, preempt, limit, limit, cancel, cancel]
 
 
 def test_a_drain_leaves_a_pending_job_alone(fabric: Fabric) -> None:
