@@ -99,15 +99,16 @@ def _measure_claims(quick: bool) -> dict[str, Any]:
 
 
 def _say(text: str) -> None:
-    """Progress: one line that is written over on a terminal, a line each time the words change elsewhere."""
+    """Progress: one line that is written over on a terminal; elsewhere a line every few seconds."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text[:110]}", end="", file=sys.stderr, flush=True)
-    elif text and text.split(":")[0] != _said[0]:
-        _said[0] = text.split(":")[0]
+    elif text and time.monotonic() - _said[0] > SAY_EVERY_S:
+        _said[0] = time.monotonic()
         print(text, file=sys.stderr, flush=True)
 
 
-_said = [""]
+SAY_EVERY_S = 5.0
+_said = [-SAY_EVERY_S]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -54,6 +54,7 @@ class Backlog:
         self._connection = _connect(url)
         self._keys = Keys()
         self._last = 0
+        self._pending = 0
 
     def close(self) -> None:
         """Ends its connection."""
@@ -62,7 +63,7 @@ class Backlog:
     def empty(self, keys: Keys) -> None:
         """Drops all jobs, keys and tenants; makes tenants and keys anew. Odd shapes get one priority, even another."""
         self._keys = keys
-        self._last = 0
+        self._last = self._pending = 0
         self.run(
             "TRUNCATE job, job_spec, attempt, allocation, lease, gpu_hold, usage, scheduling_key, event, "
             "job_count, job_count_delta, log_chunk CASCADE"
@@ -82,8 +83,8 @@ class Backlog:
         )  # fmt: skip
 
     def fill(self, count: int) -> None:
-        """Adds pending jobs till `count` are made since `empty`, on all keys in turn."""
-        self.add(count - self._last)
+        """Adds pending jobs till there are `count`, on all keys in turn."""
+        self.add(count - self._pending)
         self.run("VACUUM (ANALYZE) job")
         for table in ("job_spec", "scheduling_key", "tenant", "usage"):
             self.run(f"ANALYZE {table}")
@@ -107,6 +108,12 @@ class Backlog:
             first=self._last + 1, last=self._last + count,
         )  # fmt: skip
         self._last += count
+        self._pending += count
+
+    def replace(self, count: int) -> None:
+        """Adds as many as were claimed."""
+        self._pending -= count
+        self.add(count)
 
     def tenant(self, number: int) -> UUID:
         """The id of a tenant, from 1 on."""

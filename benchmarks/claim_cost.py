@@ -26,6 +26,7 @@ from benchmarks.figures import quantile
 
 NODE, LEASE_S = "bench", 60.0
 SWEEP_EVERY_S = 1.0
+REPLACE_AT = 200
 Say = Callable[[str], None]
 
 
@@ -55,7 +56,7 @@ class ClaimCost:
         self._db = Database(url, pool_size=1)
         node = NodeOffer(NODE, slots=10_000, cpus_milli=10**9, memory_bytes=1 << 45)
         self._who = Claimer(NODE, register(self._db, node, LEASE_S).incarnation)
-        self._swept = 0.0
+        self._swept, self._gone = 0.0, 0
         self._cpu: list[tuple[float, float]] = []
         with self._db.transaction() as tx:
             self._backend = int(tx.value("SELECT pg_backend_pid()"))
@@ -92,16 +93,22 @@ class ClaimCost:
         self._backlog.fill(size)
         self._say(f"claim cost: {name}")
         self._times(20, 1)
-        single, batches = self._times(self._extent.claims, 1), self._times(self._extent.batches, self._extent.batch)
+        self._cpu.clear()
+        single = self._times(self._extent.claims, 1)
+        server, client = (quantile([row[at] for row in self._cpu], 0.5) for at in (0, 1))
+        batches = self._times(self._extent.batches, self._extent.batch)
         return {
             "scenario": name,
-            "p50_ms": quantile(single, 0.5), "p99_ms": quantile(single, 0.99),
+            "p50_ms": quantile(single, 0.5),
+            "p99_ms": quantile(single, 0.99),
+            "server_cpu_p50_ms": server,
+            "client_cpu_p50_ms": client,
             f"p50_ms_of_{self._extent.batch}": quantile(batches, 0.5),
             f"p99_ms_of_{self._extent.batch}": quantile(batches, 0.99),
-        }  # fmt: skip
+        }
 
     def _times(self, count: int, limit: int) -> list[float]:
-        """Milliseconds of `count` claims of `limit` jobs. What was claimed is finished, and keys swept, in between."""
+        """Milliseconds of `count` claims of `limit` jobs. In between, what was claimed is finished and replaced."""
         took = []
         for _ in range(count):
             began, server, client = time.perf_counter(), _cpu_ms(self._backend), time.thread_time()
@@ -111,6 +118,10 @@ class ClaimCost:
             if len(taken) != limit:
                 raise AssertionError(f"a claim of {limit} took {len(taken)}")
             finish(self._db, [Finished(one.attempt_id, one.token, Ending(exit_code=0)) for one in taken])
+            self._gone += limit
+            if self._gone >= REPLACE_AT:
+                self._backlog.replace(self._gone)
+                self._gone = 0
             if time.monotonic() - self._swept > SWEEP_EVERY_S:
                 self._swept = time.monotonic()
                 sweep(self._db)
