@@ -22,7 +22,8 @@ _JOB = """UPDATE job j SET state = e.state, ready = e.ready, reason = e.reason, 
     FROM unnest(%(job_id)s::uuid[], %(state)s::smallint[], %(ready)s::bool[], %(reason)s::text[], %(message)s::text[],
         %(delay_s)s::float8[], %(failed)s::int[], %(lost_node)s::text[], %(exit_code)s::int[], %(signal)s::int[],
         %(started_at)s::timestamptz[], %(ended_at)s::timestamptz[])
-        AS e (job_id, state, ready, reason, message, delay_s, failed, lost_node, exit_code, signal, started_at, ended_at)
+        AS e (job_id, state, ready, reason, message, delay_s, failed, lost_node, exit_code, signal, started_at,
+            ended_at)
     WHERE j.id = e.job_id"""
 
 _ATTEMPT = """UPDATE attempt a SET ended_at = COALESCE(e.ended_at, clock_timestamp()), outcome = e.outcome,

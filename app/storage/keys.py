@@ -68,7 +68,8 @@ def revive_keys(tx: Tx, heads: dict[int, int]) -> None:
             SELECT k.id, h.head FROM scheduling_key k
             JOIN unnest(%(keys)s::bigint[], %(heads)s::bigint[]) AS h (id, head) ON h.id = k.id
             WHERE NOT k.live OR k.low_water > h.head ORDER BY k.id FOR NO KEY UPDATE OF k)
-        UPDATE scheduling_key k SET live = true, low_water = LEAST(k.low_water, b.head) FROM behind b WHERE k.id = b.id""",
+        UPDATE scheduling_key k SET live = true, low_water = LEAST(k.low_water, b.head)
+        FROM behind b WHERE k.id = b.id""",
         params,
     )
 
