@@ -101,14 +101,8 @@ def test_a_second_stop_changes_nothing(fabric: Fabric, node: Node) -> None:
 def test_the_stronger_cause_stays(fabric: Fabric, node: Node) -> None:
     job_id = fabric.submit_one()
     fabric.run(node)
-    causes = [
-        StopCause.PREEMPT,
-        StopCause.DRAIN,
-        StopCause.TIME_LIMIT,
-        StopCause.PREEMPT,
-        StopCause.CANCEL,
-        StopCause.DRAIN,
-    ]
+    drain, preempt, limit, cancel = StopCause
+    causes = [preempt, drain, limit, preempt, cancel, drain]
     seen = [request_stop(fabric.db, DEFAULT_TENANT, job_id, "x", None, cause)[0].stop_cause for cause in causes]
     assert seen == [preempt, preempt, limit, limit, cancel, cancel]
 
