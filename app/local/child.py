@@ -47,6 +47,16 @@ class Program:
     ready_timeout_s: float = 60.0
 
 
+def ends_with_this_thread(number: int) -> Callable[[], None]:
+    """For Popen's `preexec_fn`: the kernel sends the child this signal when the thread that starts it is gone."""
+
+    def arm() -> None:
+        # Popen calls it after the change of user, which would clear it.
+        _prctl(_PR_SET_PDEATHSIG, number)
+
+    return arm
+
+
 class Child:
     """Runs a Program, as often as it is started. `records` is a directory for the record of the running process."""
 
@@ -73,12 +83,6 @@ class Child:
         program = self.program
         program.before_start()
         uid, gid = program.user or (None, None)
-        stop_signal = program.stop_signal
-
-        def end_with_parent() -> None:
-            # After the change of user, which clears it.
-            _prctl(_PR_SET_PDEATHSIG, stop_signal)
-
         try:
             with program.log.open("ab") as log:
                 self._popen = subprocess.Popen(
@@ -92,7 +96,7 @@ class Child:
                     group=gid,
                     extra_groups=None if uid is None else [],
                     start_new_session=True,
-                    preexec_fn=end_with_parent,
+                    preexec_fn=ends_with_this_thread(program.stop_signal),
                 )
         except OSError as exc:
             raise StackError(f"cannot start {program.name} ({program.argv[0]}): {exc.strerror or exc}") from exc

@@ -14,6 +14,7 @@ import select
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -24,7 +25,7 @@ import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE
 
-from app.local.child import Program
+from app.local.child import Program, ends_with_this_thread
 from app.local.failure import StackError
 from app.local.processes import end, working_in
 
@@ -125,8 +126,11 @@ class PostgresServer:
         self.clear_leftovers()
         path = log or self.root / "server.log"
         with path.open("ab") as sink:
+            # Elsewhere than in the main thread the server would end with that thread, before this process does.
+            main = threading.current_thread() is threading.main_thread()
             self._process = subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True,
+                preexec_fn=ends_with_this_thread(signal.SIGINT) if main else None,
                 **self.spawn_options(),
             )  # fmt: skip
         until = time.monotonic() + timeout_s

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import redis
 
-from app.local.child import Program
+from app.local.child import Program, ends_with_this_thread
 from app.local.postgres import ServerFailed
 from app.local.processes import end, working_in
 
@@ -65,8 +66,15 @@ class ValkeyServer:
         self.clear_leftovers()
         path = log or self.root / "server.log"
         with path.open("ab") as sink:
+            # Elsewhere than in the main thread the server would end with that thread, before this process does.
+            main = threading.current_thread() is threading.main_thread()
             self._process = subprocess.Popen(
-                self.command(), stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True
+                self.command(),
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                start_new_session=True,
+                preexec_fn=ends_with_this_thread(signal.SIGTERM) if main else None,
             )
         until = time.monotonic() + timeout_s
         while not self.answers():
