@@ -54,7 +54,7 @@ def test_without_the_fence_deadline_attempts_overlap() -> None:
     with fabric_with(dict.fromkeys(NODES, "no_fence_deadline")) as fabric:
         submit_long(fabric)
         freeze_the_jobs_agent(fabric)
-        wait_until(lambda: started(fabric) == 2, 40, "a second attempt")
+        wait_until(lambda: started(fabric) == 2, 90, "a second attempt")
         wait_until(lambda: checks.no_overlap(look(fabric)), 10, "an overlap that the check sees")
 
 
@@ -62,7 +62,7 @@ def test_with_the_fence_deadline_they_do_not() -> None:
     with fabric_with({}) as fabric:
         submit_long(fabric)
         freeze_the_jobs_agent(fabric)
-        wait_until(lambda: started(fabric) == 2, 40, "a second attempt")
+        wait_until(lambda: started(fabric) == 2, 90, "a second attempt")
         fabric.roles[NODES[0]].thaw()
         fabric.roles[NODES[1]].thaw()
         (fabric.root / "over").touch()
@@ -73,7 +73,7 @@ def test_with_the_fence_deadline_they_do_not() -> None:
 def test_a_reaper_without_patience_makes_attempts_overlap() -> None:
     with fabric_with({"scheduler": "reaper_without_patience"}) as fabric:
         submit_long(fabric)
-        wait_until(lambda: checks.no_overlap(look(fabric)), 40, "an overlap that the check sees")
+        wait_until(lambda: checks.no_overlap(look(fabric)), 90, "an overlap that the check sees")
 
 
 def test_usage_that_is_not_given_back_is_seen() -> None:
