@@ -8,8 +8,8 @@ import sys
 from config.settings import load_settings
 
 
-def main() -> int:
-    """Runs the role until it is told to end; its exit code."""
+def plant() -> argparse.Namespace:
+    """Plants the bug that the command line names, if any, in this process; the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=("worker", "scheduler"))
     parser.add_argument("--bug")
@@ -18,6 +18,12 @@ def main() -> int:
         from tests.chaos.bugs import BUGS
 
         BUGS[asked.bug]()
+    return asked
+
+
+def main() -> int:
+    """Runs the role until it is told to end; its exit code."""
+    asked = plant()
     settings = load_settings()
     if asked.role == "worker":
         from workers.main import run as run_worker
@@ -30,3 +36,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
+elif __name__ == "__mp_main__":
+    # The scheduler's beat is a process of its own, spawned with this command line; a healthy one would hide the bug.
+    plant()
