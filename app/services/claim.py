@@ -43,7 +43,13 @@ class Claimer:
     shy: bool = False
 
 
-def claim(db: Database, claimer: Claimer, limit: int) -> list[Assignment]:
+class Claimed(list[Assignment]):
+    """What a claim brought. `more`: jobs may wait for room on this node, so that any room is worth a claim."""
+
+    more: bool = False
+
+
+def claim(db: Database, claimer: Claimer, limit: int) -> Claimed:
     """Assigns up to `limit` jobs to the node; each is starting (running, for external executors) when this returns.
 
     Never over-commits the node, a GPU or a quota, whatever runs beside it: the node's row is locked, usage is read
@@ -56,7 +62,7 @@ def claim(db: Database, claimer: Claimer, limit: int) -> list[Assignment]:
 
 def finish_and_claim(
     db: Database, ends: Sequence[Finished], claimer: Claimer, limit: int
-) -> tuple[FinishResult, list[Assignment]]:
+) -> tuple[FinishResult, Claimed]:
     """Ends attempts and claims up to `limit` jobs for what that leaves free, in one transaction: see `finish`, `claim`.
 
     A busy node takes this way: one commit where two would be. All or nothing: a refused end also undoes the claim. A
@@ -68,24 +74,29 @@ def finish_and_claim(
         try:
             return result, claim_in(tx, claimer, limit)
         except StaleIncarnation:
-            return result, []
+            return result, Claimed()
 
 
-def claim_in(tx: Tx, claimer: Claimer, limit: int) -> list[Assignment]:
+def claim_in(tx: Tx, claimer: Claimer, limit: int) -> Claimed:
     """`claim` inside the caller's transaction."""
     node = claims.lock_node(tx, claimer.node_id)
     if node is None or (claimer.incarnation is not None and node.incarnation != claimer.incarnation):
         raise StaleIncarnation(node=claimer.node_id)
     if node.state != "ready":
-        return []
+        return Claimed()
     draw = _Draw(tx, claimer, _free(tx, node), limit)
     for number in node.classes:
         draw.take_from(PriorityClass(number))
+    claimed = Claimed()
+    claimed.more = bool(node.classes)
     if not draw.taken:
-        return []
+        return claimed
     holds = [_hold(row, shape, pins) for row, shape, pins in draw.taken]
     terms = claims.write_holds(tx, node, holds, claimer.lease_s, claimer.external)
-    return [_assignment(row, hold, shape, terms) for (row, shape, _pins), hold in zip(draw.taken, holds, strict=True)]
+    claimed += [
+        _assignment(row, hold, shape, terms) for (row, shape, _pins), hold in zip(draw.taken, holds, strict=True)
+    ]
+    return claimed
 
 
 def _free(tx: Tx, node: Row) -> Free:

@@ -220,21 +220,32 @@ class Agent:
         ready: list[tuple[Entry, RunSpec]] = []
         for one in taken:
             entry = self._hold(one, deadline)
-            spec = self._spec(one, entry)
             self._notice("received", entry)
-            if one.binary_url is None:
-                ready.append((entry, spec))
-                continue
             try:
-                entry.artifact = self._cache.cached(one.binary_url, one.binary_sha256 or "")
+                spec = self._prepare(one, entry)
             except ArtifactError as exc:
                 self._refuse(entry, ending_of_failed_fetch(exc), str(exc))
-                continue
-            if entry.artifact is not None:
-                ready.append((entry, spec.with_executable(str(entry.artifact.path))))
+            except Exception as exc:
+                # Whatever it was: an attempt that is held here but never started nor told would be renewed for ever.
+                log.exception("attempt %s could not be prepared", entry.attempt_id)
+                self._refuse(
+                    entry, Ending(started=False, node_fault=True), f"the node could not prepare the job: {exc}"
+                )
             else:
-                self._fetchers.submit(self._fetch_and_start, one, entry, spec)
+                if spec is not None:
+                    ready.append((entry, spec))
         self._start(ready)
+
+    def _prepare(self, one: Assignment, entry: Entry) -> RunSpec | None:
+        """What to start at once; None when its program is on its way and starts the attempt when it is here."""
+        spec = self._spec(one, entry)
+        if one.binary_url is None:
+            return spec
+        entry.artifact = self._cache.cached(one.binary_url, one.binary_sha256 or "")
+        if entry.artifact is None:
+            self._fetchers.submit(self._fetch_and_start, one, entry, spec)
+            return None
+        return spec.with_executable(str(entry.artifact.path))
 
     def _hold(self, one: Assignment, deadline: float) -> Entry:
         slot = self.registry.take_slot()
@@ -490,6 +501,8 @@ class Agent:
         if gone and same_host:
             log.warning("handing back %d attempts that this node no longer runs", len(gone))
             self._hand_back(gone)
+        elif gone:
+            self._renewer.leave(orphan.attempt_id for orphan in gone)
         # What ended meanwhile told it before it had an entry here.
         self._adopted = True
         for h in self._runner.attach():

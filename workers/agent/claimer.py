@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 
 from app.domain.errors import FabricError, StaleIncarnation, Unavailable
 from app.domain.job import Assignment
+from app.services.claim import Claimed, claim, finish_and_claim
 from app.services.claim import Claimer as Who
-from app.services.claim import claim, finish_and_claim
 from app.services.report import Finished, FinishResult, finish_each
 from app.storage.database import Database
 from config.settings import Settings
@@ -77,7 +77,7 @@ class ClaimLoop:
         self._bell.set()
 
     def slot_freed(self) -> None:
-        """A slot is free again: worth a claim when the last one was filled to the brim."""
+        """A slot is free again: worth a claim unless the last one found nothing waiting at all."""
         if self._hungry and not self._joined:
             self._gather = True
             self._bell.set()
@@ -109,9 +109,9 @@ class ClaimLoop:
                 self._launch(taken, sent + self._settings.lease_s - self._settings.fence_margin_s)
         finally:
             self.claims_ended += 1
-        self._hungry = bool(taken)
+        self._hungry = bool(taken) or taken.more
 
-    def _joint_turn(self, ends: Sequence[Finished], limit: int) -> tuple[FinishResult, list[Assignment]]:
+    def _joint_turn(self, ends: Sequence[Finished], limit: int) -> tuple[FinishResult, Claimed]:
         try:
             return finish_and_claim(self._db, ends, self.who, limit)
         except Unavailable:
@@ -121,7 +121,7 @@ class ClaimLoop:
         except Exception as exc:
             log.warning("ends and claim did not go together, telling the ends alone: %s", exc)
             self._bell.set()
-            return finish_each(self._db, ends), []
+            return finish_each(self._db, ends), Claimed()
 
     def stop(self) -> None:
         """Ends the loop; a claim under way is completed."""
@@ -173,5 +173,6 @@ class ClaimLoop:
                     self._launch(taken, deadline)
             finally:
                 self.claims_ended += 1
-            self._hungry = bool(taken)
+            # What did not fit, or what others held at that moment, is tried again as soon as a slot is free.
+            self._hungry = bool(taken) or taken.more
             return len(taken) == limit

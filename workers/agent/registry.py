@@ -37,6 +37,7 @@ class Entry:
     spool_bytes: int = 0
     stored: int = 0
     unsure: Chunk | None = None
+    log_broken: bool = False
     record: ExitRecord | None = None
     stopping: str | None = None
     peak_memory_bytes: int | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from uuid import UUID
 
 from app.domain.errors import FabricError, StaleIncarnation
@@ -43,6 +43,7 @@ class Renewer:
         self._stale = stale
         self._wake = threading.Event()
         self._stopped = threading.Event()
+        self._left: set[UUID] = set()
         self._suspects: dict[UUID, int] = {}
         self.failures = 0
         self._thread = threading.Thread(target=self._run, name="renewer", daemon=True)
@@ -54,6 +55,10 @@ class Renewer:
     def wake(self) -> None:
         """Renews at once: something is to be stopped, or a claim's outcome is unknown."""
         self._wake.set()
+
+    def leave(self, attempts: Iterable[UUID]) -> None:
+        """Never hands these back: only their lease says when another may have them."""
+        self._left |= set(attempts)
 
     def stop(self) -> None:
         """Ends the loop. What runs is held until its deadline; the next agent goes on renewing."""
@@ -108,7 +113,7 @@ class Renewer:
         self._suspects = {o.attempt_id: self._suspects.get(o.attempt_id, begun) for o in answer.orphans}
         ended = self._claims.claims_ended
         here = set(self._registry.ids())
-        orphans = [orphan for orphan in answer.orphans if orphan.attempt_id not in here]
+        orphans = [orphan for orphan in answer.orphans if orphan.attempt_id not in here | self._left]
         sure = [orphan for orphan in orphans if self._suspects[orphan.attempt_id] <= ended]
         if sure:
             log.warning("handing back %d allocations that this node does not run", len(sure))

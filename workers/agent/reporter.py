@@ -187,18 +187,47 @@ class Reporter:
             if budget <= 0:
                 again.add(key)
                 continue
-            chunk = self._next_chunk(entry)
+            chunk = self._readable(entry)
             if chunk is not None:
                 chunks.append((entry, chunk))
                 budget -= chunk.length
                 if chunk.position + chunk.length < entry.spool_bytes:
                     again.add(key)
         if chunks:
-            append_output(self._db, [chunk for _entry, chunk in chunks])
-            for entry, chunk in chunks:
-                entry.stored, entry.unsure = chunk.position + chunk.length, None
+            self._store(chunks)
         with self._condition:
             self._grown |= again
+
+    def _readable(self, entry: Entry) -> Chunk | None:
+        """The next chunk of an attempt; None also for output that cannot be read: its end will tell of the gap."""
+        if entry.log_broken:
+            return None
+        try:
+            return self._next_chunk(entry)
+        except Exception as exc:
+            self._break_log(entry, exc)
+            return None
+
+    def _store(self, chunks: Sequence[tuple[Entry, Chunk]]) -> None:
+        """Stores chunks together, or, when PostgreSQL refuses that, one by one: no output holds up another's."""
+        try:
+            append_output(self._db, [chunk for _entry, chunk in chunks])
+        except Unavailable:
+            raise
+        except Exception as exc:
+            if len(chunks) > 1:
+                for one in chunks:
+                    self._store([one])
+            else:
+                self._break_log(chunks[0][0], exc)
+            return
+        for entry, chunk in chunks:
+            entry.stored, entry.unsure = chunk.position + chunk.length, None
+
+    @staticmethod
+    def _break_log(entry: Entry, exc: Exception) -> None:
+        log.error("output of attempt %s is lost from byte %d on: %s", entry.attempt_id, entry.stored, exc)
+        entry.log_broken = True
 
     def _next_chunk(self, entry: Entry) -> Chunk | None:
         """The next stretch of an attempt's output; the very same one again until it is known to be stored.
@@ -298,6 +327,8 @@ class Reporter:
         """What is left of an ended attempt's output as (chunks, gap); (None, _) while more than one chunk is left."""
         if entry.stored >= size:
             return (), False
+        if entry.log_broken:
+            return (), True
         try:
             chunk = self._next_chunk(entry)
             if chunk is None:
@@ -311,7 +342,7 @@ class Reporter:
             raise
         except Exception as exc:
             # The log can never hold up the end: what cannot be read or stored is left out, and said so.
-            log.error("output of attempt %s is lost from byte %d on: %s", entry.attempt_id, entry.stored, exc)
+            self._break_log(entry, exc)
             return (), True
 
 
