@@ -1,0 +1,126 @@
+"""Migrations run again, at once and back and forth; the agents' login can do its work under them and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import psycopg2
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
+
+from app.domain.errors import Unavailable
+from app.domain.policy import Ending
+from app.domain.states import JobState
+from app.services import recover
+from app.storage.database import Database
+from app.storage.migrate import downgrade, upgrade
+from tests.factories import Fabric, at_once, job, make_fabric
+from tests.servers import TestServers
+
+
+def objects(url: str) -> set[tuple[str, str]]:
+    """Everything of ours in the database: relations and functions."""
+    connection = psycopg2.connect(url)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            """SELECT 'relation', relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
+            UNION SELECT 'function', proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace"""
+        )
+        found = set(cursor.fetchall())
+    connection.close()
+    return found
+
+
+def test_going_back_leaves_nothing_and_forth_again_is_the_same(empty_database_url: str) -> None:
+    upgrade(empty_database_url)
+    made = objects(empty_database_url)
+    downgrade(empty_database_url, "base")
+    assert objects(empty_database_url) <= {("relation", "alembic_version"), ("relation", "alembic_version_pkc")}
+    upgrade(empty_database_url)
+    assert objects(empty_database_url) == made
+
+
+def test_upgrading_again_is_harmless_and_keeps_the_jobs(database_url: str) -> None:
+    fabric = make_fabric(database_url)
+    job_id = fabric.submit_one()
+    before = objects(database_url)
+    assert upgrade(database_url) == upgrade(database_url)
+    assert objects(database_url) == before
+    assert fabric.state(job_id) == JobState.PENDING
+    fabric.db.close()
+
+
+def test_many_may_upgrade_an_empty_database_at_once(empty_database_url: str) -> None:
+    assert len(set(at_once(3, lambda _: upgrade(empty_database_url)))) == 1
+
+
+def test_a_database_that_is_not_there_is_said_so() -> None:
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        upgrade("postgresql://nobody@127.0.0.1:9/none")
+
+
+def test_no_statement_can_take_a_job_out_of_its_end(database_url: str) -> None:
+    fabric = make_fabric(database_url)
+    job_id = fabric.submit_one()
+    fabric.finish(fabric.run(fabric.add_node()))
+    with pytest.raises(Exception, match="may not go from state 4 to 0"):
+        fabric.sql("UPDATE job SET state = 0, reason = 'new', finished_at = NULL, stop_cause = NULL")
+    assert fabric.state(job_id) == JobState.COMPLETED
+    fabric.db.close()
+
+
+@pytest.fixture
+def agent_fabric(database_url: str, servers: TestServers) -> Iterator[Fabric]:
+    """The services under the agents' restricted login."""
+    fabric = make_fabric(database_url)
+    restricted = replace(fabric, db=Database(servers.agent_url(database_url), pool_size=2))
+    yield restricted
+    restricted.db.close()
+    fabric.db.close()
+
+
+def test_the_agents_login_can_do_all_that_an_agent_does(agent_fabric: Fabric, database_url: str) -> None:
+    owner = make_fabric(database_url)
+    owner.submit(job(max_retries=1, backoff_s=0.01), job(), job(), job())
+    node = agent_fabric.add_node()
+    first, second, third, fourth = agent_fabric.claim(node)
+    agent_fabric.start(first, second, third)
+    assert len(agent_fabric.renew(node, first, second, third).orphans) == 1
+    recover.hand_back(agent_fabric.db, [recover.Orphan(fourth.attempt_id, fourth.token, False)], "not here")
+    agent_fabric.finish(first, Ending(exit_code=1))
+    agent_fabric.finish(second)
+    owner.due()
+    owner.expire(third)
+    recover.promote(agent_fabric.db)
+    recover.reap(agent_fabric.db, replace(agent_fabric.settings, lease_s=0.001))
+    assert [owner.state(t.job_id) for t in (first, second, third, fourth)] == [0, 4, 0, 0]
+    owner.assert_in_order()
+    owner.db.close()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO job (id, tenant_id, key_id, class, contract, type, reason) "
+        "VALUES (gen_random_uuid(), gen_random_uuid(), 1, 0, 'jobs', 'x', 'new')",
+        "INSERT INTO job_spec (job_id, runner, cpus_milli, memory_bytes, grace_s) "
+        "VALUES (gen_random_uuid(), 'process', 1, 1, 1)",
+        "UPDATE job_spec SET script = 'evil'",
+        "DELETE FROM job",
+        "DELETE FROM attempt",
+        "SELECT * FROM idempotency",
+        "UPDATE tenant SET quota_jobs = NULL",
+        "INSERT INTO tenant (id, name) VALUES (gen_random_uuid(), 'mine')",
+        "DELETE FROM log_chunk",
+        "SELECT * FROM event",
+        "UPDATE job_count SET n = 0",
+        "CREATE TABLE mine (x int)",
+        "ALTER TABLE job DISABLE TRIGGER ALL",
+    ],
+)
+def test_the_agents_login_can_do_nothing_else(agent_fabric: Fabric, statement: str) -> None:
+    with agent_fabric.db.engine.connect() as connection:
+        with pytest.raises(ProgrammingError, match=r"permission denied|must be owner"):
+            connection.execute(text(statement))
