@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +12,10 @@ import pytest
 from app.storage.database import Database
 from config.settings import Settings, load_settings
 from tests.servers import TestServers
+
+# A shell starts its background jobs with Ctrl-C ignored, and every process that a test starts would inherit that.
+if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test may see what the shell that runs it was set up for.
 for _name in [name for name in os.environ if name.startswith("CFAB_")]:
