@@ -6,12 +6,14 @@ agents all call the same functions.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from app.domain.errors import Unavailable
 from app.domain.policy import Ending, brake, judge
 from app.domain.priority import PriorityClass
 from app.domain.states import StopCause
@@ -20,6 +22,8 @@ from app.services.report import Finished, end_attempts
 from app.storage import attempts, jobs, keys, leases, nodes, upkeep
 from app.storage.database import Database, Row, Tx
 from config.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -67,7 +71,34 @@ def reap(db: Database, settings: Settings, batch: int = 200) -> Pass:
         rows = leases.expired(tx, batch)
         done.ready = _expire(tx, [row.attempt_id for row in rows], done)
 
-    return _task(db, "reap", work)
+    try:
+        return _task(db, "reap", work)
+    except Unavailable:
+        raise
+    except Exception:
+        log.exception("a batch of expired leases was refused by the database; taking them one by one")
+        return _reap_one_by_one(db, settings, batch)
+
+
+def _reap_one_by_one(db: Database, settings: Settings, batch: int) -> Pass:
+    """Each expired attempt in a transaction of its own, so that one that cannot be ended holds up no other."""
+    done = Pass("reap", ran=True, detail={"reaped": 0, "alerts": []})
+    with db.transaction("read") as tx:
+        seen = leases.census(tx)
+        if seen.up_s < settings.lease_s or brake(seen.expired, seen.live):
+            return done
+        attempt_ids = [row.attempt_id for row in leases.expired(tx, batch)]
+    for attempt_id in attempt_ids:
+        one = Pass("reap")
+        try:
+            with db.transaction("reap") as tx:
+                done.ready |= _expire(tx, [attempt_id], one)
+            done.detail["reaped"] += one.detail["reaped"]
+        except Unavailable:
+            raise
+        except Exception as exc:
+            done.detail["alerts"].append(f"attempt {attempt_id} cannot be ended: {exc}")
+    return done
 
 
 def _brake_is_over(tx: Tx, settings: Settings, done: Pass) -> bool:

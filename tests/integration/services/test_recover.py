@@ -33,6 +33,20 @@ def test_a_job_whose_lease_ran_out_waits_again_and_pays_nothing(fabric: Fabric, 
     fabric.assert_in_order()
 
 
+def test_one_attempt_that_cannot_be_ended_holds_up_no_other(fabric: Fabric, node: Node) -> None:
+    other = fabric.add_tenant()
+    fabric.submit_one()
+    fabric.submit_one(tenant=other)
+    fabric.run(node)
+    fabric.run(node)
+    fabric.sql("UPDATE usage SET jobs = 0 WHERE tenant_id = %s", other)
+    fabric.expire()
+    done = fabric.reap()
+    assert done.detail["reaped"] == 1
+    assert len(done.detail["alerts"]) == 1
+    assert done.ready == {BACKGROUND}
+
+
 def test_a_lease_that_holds_is_left_alone(fabric: Fabric, node: Node) -> None:
     fabric.submit_one()
     taken = fabric.run(node)
