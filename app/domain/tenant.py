@@ -1,0 +1,161 @@
+"""Tenants: who owns jobs, what they may hold at a time (quota), how far up they may ask (tier), their share (weight).
+
+Quotas count what is held now, never what was used over time. None is unlimited.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from app.domain.errors import FieldProblem
+from app.domain.policy import Room
+
+MAX_NAME = 63
+MAX_TEXT = 255
+MAX_WEIGHT = 1e6
+MAX_QUOTA = 2**60
+"""No sum of quotas or usages can overflow 64 bits, and no fabric comes near it."""
+
+
+class Tier(StrEnum):
+    """How far up the jobs of a tenant may ask."""
+
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True)
+class Quota:
+    """What a tenant may hold at a time: jobs, thousandths of a CPU, bytes, GPUs, bytes of GPU memory over all GPUs."""
+
+    jobs: int | None = None
+    cpus_milli: int | None = None
+    memory_bytes: int | None = None
+    gpus: int | None = None
+    gpu_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a tenant holds now, in the units of Quota."""
+
+    jobs: int = 0
+    cpus_milli: int = 0
+    memory_bytes: int = 0
+    gpus: int = 0
+    gpu_memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """One tenant. `weight` is its share of the fabric against other tenants; inactive ones start no job."""
+
+    id: UUID
+    name: str
+    email: str | None
+    organization: str | None
+    tier: Tier
+    weight: float
+    quota: Quota
+    allow_preemption: bool
+    can_preempt_others: bool
+    active: bool
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class NewTenant:
+    """A tenant as asked for; what is left out has the value that most tenants have."""
+
+    name: str
+    email: str | None = None
+    organization: str | None = None
+    tier: str = Tier.MEDIUM
+    weight: float = 1.0
+    quota: Quota = field(default_factory=Quota)
+    allow_preemption: bool = True
+    can_preempt_others: bool = False
+    active: bool = True
+
+
+CHANGEABLE = frozenset(
+    {"email", "organization", "tier", "weight", "quota", "allow_preemption", "can_preempt_others", "active"}
+)
+QUOTA_NAMES = frozenset(asdict(Quota()))
+
+
+def normal_name(name: str) -> str:
+    """The form of a name that is stored and compared: characters that look the same are the same."""
+    return unicodedata.normalize("NFC", name)
+
+
+def name_problem(name: str) -> str | None:
+    """Why this cannot be a tenant's name, or None. Names stand in URLs, so that they have no spaces and no slashes."""
+    if not 1 <= len(name) <= MAX_NAME:
+        return f"must have 1 to {MAX_NAME} characters, not {len(name)}"
+    if not name.isprintable() or " " in name or "/" in name or "\\" in name:
+        return f"must have printable characters only, without spaces and slashes: {ascii(name)}"
+    if not name.strip("."):
+        return f"must not be dots alone, for a path would lose them: {ascii(name)}"
+    if as_id(name) is not None:
+        return f"must not look like an id: {ascii(name)}"
+    return None
+
+
+def as_id(text: str) -> UUID | None:
+    """`text` as a UUID in any of the forms that Python reads, or None."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
+
+
+def new_problems(asked: NewTenant) -> list[FieldProblem]:
+    """Everything that keeps `asked` from being made."""
+    problem = name_problem(normal_name(asked.name))
+    values = asdict(asked)
+    named = [] if problem is None else [FieldProblem("name", problem)]
+    return named + change_problems({name: values[name] for name in CHANGEABLE})
+
+
+def change_problems(changes: Mapping[str, Any]) -> list[FieldProblem]:
+    """Everything that keeps `changes` (names of CHANGEABLE; `quota` maps names of Quota) from being made."""
+    return list(_problems(changes))
+
+
+def _problems(changes: Mapping[str, Any]) -> Iterator[FieldProblem]:
+    for name, value in changes.items():
+        if name not in CHANGEABLE:
+            yield FieldProblem(name, f"cannot be changed; allowed: {', '.join(sorted(CHANGEABLE))}")
+        elif name == "quota":
+            yield from _quota_problems(value)
+        elif name == "tier" and value not in tuple(Tier):
+            yield FieldProblem(name, f"must be one of {', '.join(Tier)}, not {ascii(value)[:60]}")
+        elif name == "weight" and not (math.isfinite(value) and 0 < value <= MAX_WEIGHT):
+            yield FieldProblem(name, f"must be a number above 0 and at most {MAX_WEIGHT:g}, not {value}")
+        elif name in {"email", "organization"} and value is not None:
+            if not value.isprintable() or not 1 <= len(value) <= MAX_TEXT:
+                yield FieldProblem(name, f"must have 1 to {MAX_TEXT} printable characters")
+
+
+def _quota_problems(quota: Mapping[str, int | None]) -> Iterator[FieldProblem]:
+    for name, limit in quota.items():
+        if name not in QUOTA_NAMES:
+            yield FieldProblem(f"quota.{name}", f"is not a quota; allowed: {', '.join(sorted(QUOTA_NAMES))}")
+        elif limit is not None and not 0 <= limit <= MAX_QUOTA:
+            yield FieldProblem(f"quota.{name}", f"must be from 0 to {MAX_QUOTA}, or null for unlimited, not {limit}")
+
+
+def room_left(quota: Quota, usage: Usage) -> Room:
+    """What a tenant may still hold. Below zero where a quota was lowered after jobs had started; None is unlimited."""
+    limits, used = asdict(quota), asdict(usage)
+    return Room(**{name: None if limit is None else limit - used[name] for name, limit in limits.items()})
