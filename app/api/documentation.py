@@ -11,6 +11,7 @@ from flask import Flask, Response, send_from_directory
 from werkzeug.exceptions import NotFound
 
 from app.api.auth import browsable
+from app.api.listener import shown_prefix
 
 PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -34,27 +35,27 @@ POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' d
 ASSETS = frozenset({"swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png", "favicon-16x16.png"})
 
 
-def install(app: Flask, prefix: str, name: str, spec: dict[str, Any], documented_at: str) -> None:
-    """Serves `prefix`/openapi.json and `prefix`/docs; `spec` has its paths under `documented_at`.
+def install(app: Flask, name: str, spec: dict[str, Any], at: str) -> None:
+    """Serves `at`/openapi.json and `at`/docs; `spec` has its paths under `at`.
 
     Paths in the document are relative to its server, which is the prefix that the reader used.
     """
-    paths = {path.removeprefix(documented_at): item for path, item in spec["paths"].items()}
-    document = json.dumps({**spec, "paths": paths, "servers": [{"url": prefix}]})
+    paths = {path.removeprefix(at): item for path, item in spec["paths"].items()}
     folder = assets_folder()
 
     @browsable
     def openapi_json() -> Response:
-        return Response(document, mimetype="application/json")
+        document = {**spec, "paths": paths, "servers": [{"url": shown_prefix(at)}]}
+        return Response(json.dumps(document), mimetype="application/json")
 
     @browsable
     def docs() -> Response:
-        page = PAGE.format(prefix=prefix, title=spec["info"]["title"])
+        page = PAGE.format(prefix=shown_prefix(at), title=spec["info"]["title"])
         return Response(page, mimetype="text/html", headers={"Content-Security-Policy": POLICY})
 
     @browsable
     def start() -> Response:
-        return Response(START.format(prefix=prefix), mimetype="text/javascript")
+        return Response(START.format(prefix=shown_prefix(at)), mimetype="text/javascript")
 
     @browsable
     def asset(file: str) -> Response:
@@ -68,7 +69,7 @@ def install(app: Flask, prefix: str, name: str, spec: dict[str, Any], documented
         ("/docs/start.js", start),
         ("/docs/assets/<file>", asset),
     ):
-        app.add_url_rule(prefix + rule, f"{name}_{view.__name__}", view)
+        app.add_url_rule(at + rule, f"{name}_{view.__name__}", view)
 
 
 def assets_folder() -> Path:

@@ -15,6 +15,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 
 from app.api.answers import json_answer
+from app.api.listener import asked_path, primary_at
 from app.domain.errors import (
     FabricError,
     Invalid,
@@ -111,18 +112,18 @@ class ErrorForm(Protocol):
 
 
 class ErrorForms:
-    """Which contract's form answers a path: the longest prefix that fits, else the listener's primary."""
+    """Which contract's form answers a path: the longest prefix that fits, else the listener's primary contract's."""
 
-    def __init__(self, primary: ErrorForm, by_prefix: Mapping[str, ErrorForm]) -> None:
-        self._primary = primary
+    def __init__(self, by_prefix: Mapping[str, ErrorForm]) -> None:
+        self._forms = dict(by_prefix)
         self._by_prefix = sorted(by_prefix.items(), key=lambda item: -len(item[0]))
 
-    def of(self, path: str) -> ErrorForm:
-        """The form for `path`."""
+    def of(self, path: str, primary_at: str) -> ErrorForm:
+        """The form for `path`; `primary_at` is the prefix of the primary contract."""
         for prefix, form in self._by_prefix:
             if path == prefix or path.startswith(prefix + "/"):
                 return form
-        return self._primary
+        return self._forms[primary_at]
 
 
 def status_of(error: FabricError, form: ErrorForm) -> int:
@@ -140,7 +141,7 @@ def install(app: Flask, forms: ErrorForms) -> None:
     """Makes every error of `app` an answer in the form of its path; nothing shows a framework's page or a trace."""
 
     def answer(error: FabricError) -> Response:
-        form = forms.of(request.path)
+        form = forms.of(request.path, primary_at())
         status = status_of(error, form)
         response = json_answer(form.body(status, error), status)
         if isinstance(error, HttpRefusal):
@@ -166,9 +167,9 @@ def install(app: Flask, forms: ErrorForms) -> None:
 
 def _translated(error: HTTPException) -> FabricError:
     if error.code == 404:
-        return RouteNotFound(f"There is no path {request.path!r} here.")
+        return RouteNotFound(f"There is no path {asked_path(request)!r} here.")
     if error.code == 405:
-        return MethodNotAllowed(f"{request.path!r} does not know the method {request.method}.")
+        return MethodNotAllowed(f"{asked_path(request)!r} does not know the method {request.method}.")
     if isinstance(error, RequestEntityTooLarge):
         return BodyTooLarge(f"The request body is larger than {request.max_content_length} bytes.")
     refusal = HttpRefusal(error.description or error.name)

@@ -36,7 +36,7 @@ class TestMetrics:
         api.get(f"/jobs/{uuid4()}")
         text = api.get("/metrics").text
         assert "no-such-path" not in text
-        assert 'route="/api/v1/jobs/<job_id>"' in text
+        assert 'route="/jobs/api/v1/jobs/<job_id>"' in text
 
     def test_needs_a_token(self, stranger: Caller) -> None:
         is_error(stranger.get("/metrics"), 401)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from app.api.jobs.contract import CONTRACT
 from tests.contract.conftest import PREFIXES, TOKEN, Caller
 from tests.contract.jobs_document import COMPLETE_EXAMPLE, is_error, raw
 
@@ -32,9 +33,9 @@ def test_every_route_is_in_it_and_paths_are_relative_to_the_readers_prefix(app: 
         assert spec["servers"] == [{"url": prefix}]
         documented = {re.sub(r"\{.*?\}", "", path) for path in spec["paths"]}
         served = {
-            re.sub(r"<.*?>", "", rule.rule).removeprefix(prefix)
+            re.sub(r"<.*?>", "", rule.rule).removeprefix(CONTRACT.at)
             for rule in app.url_map.iter_rules()
-            if rule.rule.startswith(prefix + "/") and "docs" not in rule.rule and "openapi" not in rule.rule
+            if rule.rule.startswith(CONTRACT.at + "/") and "docs" not in rule.rule and "openapi" not in rule.rule
         }
         assert documented == served
 

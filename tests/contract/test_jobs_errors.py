@@ -13,6 +13,7 @@ import pytest
 from flask import Flask
 
 from app.api.factory import create_app
+from app.api.jobs.contract import CONTRACT
 from app.storage.database import Database
 from config.settings import Settings, SettingsError
 from tests.contract.conftest import PREFIXES, TOKEN, Bells, Caller, job_body
@@ -127,7 +128,7 @@ class TestEveryRoute:
     def test_answers_at_both_prefixes_with_both_slash_forms_and_only_with_a_token(
         self, app: Flask, api: Caller, stranger: Caller
     ) -> None:
-        rules = [rule for rule in app.url_map.iter_rules() if rule.rule.startswith("/api/v1")]
+        rules = [rule for rule in app.url_map.iter_rules() if rule.rule.startswith(CONTRACT.at)]
         assert len(rules) > 15
         api.prefix = stranger.prefix = ""
         for rule in rules:
@@ -135,7 +136,7 @@ class TestEveryRoute:
             method = next(iter(rule.methods - {"HEAD", "OPTIONS"}))
             for base in PREFIXES:
                 for slash in ("", "/"):
-                    there = path.replace("/api/v1", base, 1) + slash
+                    there = path.replace(CONTRACT.at, base, 1) + slash
                     assert api(method, there).status_code in {200, 400, 404}, there
                     assert "no path" not in api(method, there).text, there
                     unknown = stranger(method, there)

@@ -32,7 +32,7 @@ def test_a_role_opens_what_is_marked_for_it(route: str, allowed: set[str]) -> No
     app = Flask("test")
     auth.install(app, ByHeader(), Settings())
     form = JobsErrorForm()
-    errors.install(app, errors.ErrorForms(form, {}))
+    errors.install(app, errors.ErrorForms({"": form}))
     app.add_url_rule("/plain", "plain", lambda: "ok")
     app.add_url_rule("/executors", "executors", auth.needs(EXECUTOR)(lambda: "ok"))
     app.add_url_rule("/both", "both", auth.needs(EXECUTOR, OPERATOR)(lambda: "ok"))
