@@ -24,7 +24,7 @@ def seen(path: str, port: str = "8080", **headers: str) -> dict[str, Any]:
         shown = [shown_prefix(at) for at in ALWAYS]
         return {"path": request.path, "asked": asked_path(request), "primary": primary_at(), "shown": shown}
 
-    environ = EnvironBuilder(path, headers=headers).get_environ()
+    environ = EnvironBuilder(path, headers=list(headers.items())).get_environ()
     environ["SERVER_PORT"] = port
     listener = Listener(app.wsgi_app, "/jobs/api/v1", {8000: "/ai/api/v1"}, ALWAYS)
     body, status, _ = run_wsgi_app(listener, environ)
