@@ -10,8 +10,8 @@ from marshmallow import fields
 
 from app.api.arguments import StrictSchema
 from app.api.fields import Choice, Number, QueryFlag, QueryWhole, Text, Whole, Word
-from app.api.jobs.fields import MAX_TOTAL_BYTES, Arguments, Environment, Sha256, Url, start_bytes
 from app.api.pagination import page_schema
+from app.api.program import MAX_TOTAL_BYTES, Arguments, Environment, Sha256, Url, start_bytes
 from app.domain.errors import Invalid
 from app.domain.priority import PriorityClass
 
@@ -60,10 +60,9 @@ class JobAsked(StrictSchema):
             missing = [name for name in ("binary_url", "binary_sha256") if name not in data]
             if missing:
                 raise ma.ValidationError({name: ["is required"] for name in missing})
-        if start_bytes(data) > MAX_TOTAL_BYTES:
-            message = (
-                f"has {start_bytes(data)} bytes together with env_variables; at most {MAX_TOTAL_BYTES} are allowed"
-            )
+        size = start_bytes(data["arguments"], data["env_variables"])
+        if size > MAX_TOTAL_BYTES:
+            message = f"has {size} bytes together with env_variables; at most {MAX_TOTAL_BYTES} are allowed"
             raise ma.ValidationError({"arguments": [message]})
 
     def load(self, data: Any, **options: Any) -> Any:

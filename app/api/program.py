@@ -1,9 +1,9 @@
-"""Fields that only a submitted job has: the program's address and digest, its arguments and its environment."""
+"""Fields that only a submitted job has: its program's address, digest or image, its arguments and its environment."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +22,12 @@ MAX_TOTAL_BYTES = 2**20
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _RESERVED = "CFAB_"
+_IMAGE = re.compile(
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::[0-9]{1,5})?/)?"
+    r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*)*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+)
+"""The grammar of the distribution project's references, its host part in short."""
 
 
 class Url(Text):
@@ -121,7 +127,20 @@ def _variable_problem(name: str, text: Any) -> str | None:
     return None
 
 
-def start_bytes(job: Mapping[str, Any]) -> int:
+class Image(Text):
+    """A container image's reference: `name[:tag][@digest]`, with a registry's host before it or without."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(1, 512, **options)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        text: str = super()._deserialize(value, attr, data, **kwargs)
+        if not _IMAGE.fullmatch(text):
+            raise ma.ValidationError(f"must be an image reference such as repo/name:tag, not {shown(text)}")
+        return text
+
+
+def start_bytes(arguments: Iterable[str], environment: Mapping[str, str]) -> int:
     """Bytes that a job's arguments and environment take when its process starts."""
-    arguments = sum(len(text.encode()) + 1 for text in job["arguments"])
-    return arguments + sum(len(name) + len(text.encode()) + 2 for name, text in job["env_variables"].items())
+    taken = sum(len(text.encode()) + 1 for text in arguments)
+    return taken + sum(len(name) + len(text.encode()) + 2 for name, text in environment.items())
