@@ -66,7 +66,7 @@ class Backlog:
         self._last = self._pending = 0
         self.run(
             "TRUNCATE job, job_spec, attempt, allocation, lease, gpu_hold, usage, scheduling_key, event, "
-            "job_count, job_count_delta, log_chunk CASCADE"
+            "job_count, job_total, job_count_delta, log_chunk CASCADE"
         )
         self.run("DELETE FROM tenant WHERE name LIKE 'bench %'")
         self.run(

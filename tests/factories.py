@@ -216,6 +216,7 @@ class Fabric:
         """Usage equals allocations, counts equal rows, every waiting job can be seen, nothing dangles."""
         assert recover.check_usage(self.db) == []
         assert self.all(COUNT_DRIFT) == []
+        assert self.all(TOTAL_DRIFT) == []
         assert self.all(HIDDEN_JOBS) == []
         assert self.all(DANGLING) == []
 
@@ -228,6 +229,11 @@ COUNT_DRIFT = """SELECT * FROM (
 FULL JOIN (SELECT tenant_id, class, state, type, count(*) AS real FROM job GROUP BY 1, 2, 3, 4) held
     USING (tenant_id, class, state, type)
 WHERE n IS DISTINCT FROM real"""
+
+TOTAL_DRIFT = """SELECT * FROM job_total
+FULL JOIN (SELECT tenant_id, class, state, sum(n) AS typed FROM job_count GROUP BY 1, 2, 3) counted
+    USING (tenant_id, class, state)
+WHERE COALESCE(n, 0) <> COALESCE(typed, 0)"""
 
 HIDDEN_JOBS = """SELECT j.id, j.queue_seq, k.live, k.low_water FROM job j JOIN scheduling_key k ON k.id = j.key_id
 WHERE j.state = 0 AND j.ready AND NOT (k.live AND j.queue_seq >= k.low_water)"""

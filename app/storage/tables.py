@@ -337,6 +337,16 @@ job_count = Table(
     PrimaryKeyConstraint("tenant_id", "class", "state", "type", name="pk_job_count"),
 )
 
+job_total = Table(
+    "job_total",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("class", SmallInteger, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("n", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "class", "state", name="pk_job_total"),
+)
+
 job_count_delta = Table(
     "job_count_delta",
     metadata,
@@ -384,7 +394,8 @@ event = Table(
     metadata,
     Column("id", BigInteger, Identity(always=True), nullable=False),
     Column("day", Date, server_default=text("CURRENT_DATE"), nullable=False),
-    Column("xid", Xid8, server_default=text("pg_current_xact_id()"), nullable=False),
+    # The default is an expression that the migration explains.
+    Column("xid", Xid8, nullable=False),
     Column("at", _TIME, server_default=text("clock_timestamp()"), nullable=False),
     Column("tenant_id", Uuid, nullable=False),
     Column("job_id", Uuid, nullable=False),
@@ -394,7 +405,18 @@ event = Table(
     Column("reason", Text),
     Column("stop_cause", SmallInteger),
     Column("node_id", Text),
+    Column("was", SmallInteger),
     PrimaryKeyConstraint("day", "id", name="pk_event"),
     Index("ix_event_job", "job_id", "id"),
+    Index("ix_event_place", "xid", "id"),
+    Index("ix_event_tenant", "tenant_id", "xid", "id"),
     postgresql_partition_by="RANGE (day)",
+)
+
+event_floor = Table(
+    "event_floor",
+    metadata,
+    Column("id", SmallInteger, server_default=text("1"), nullable=False),
+    Column("xid", Xid8, nullable=False),
+    PrimaryKeyConstraint("id", name="pk_event_floor"),
 )

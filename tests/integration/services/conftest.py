@@ -13,7 +13,7 @@ from tests.servers import TestServers
 # Triggers and foreign keys would do again, row by row, what emptying all tables does at once.
 EMPTY = """SET session_replication_role = replica;
     DELETE FROM event; DELETE FROM sample; DELETE FROM log_chunk; DELETE FROM idempotency; DELETE FROM job_count_delta;
-    DELETE FROM job_count; DELETE FROM task_run; DELETE FROM lease; DELETE FROM gpu_hold; DELETE FROM allocation;
+    DELETE FROM job_count; DELETE FROM job_total; DELETE FROM task_run; DELETE FROM lease; DELETE FROM gpu_hold; DELETE FROM allocation;
     DELETE FROM usage; DELETE FROM attempt; DELETE FROM job_spec; DELETE FROM job; DELETE FROM scheduling_key;
     DELETE FROM node; DELETE FROM tenant WHERE id <> '00000000-0000-0000-0000-000000000001'"""
 
