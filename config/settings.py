@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from config.rates import LimitRule, parse_rules
+
 
 class SettingsError(ValueError):
     """A setting has a value that cannot be used; the message names it and says what is allowed."""
@@ -83,13 +85,30 @@ class Settings:
     # API.
     api_host: str = _setting("127.0.0.1", str, "Address the API binds to.")
     api_port: int = _setting(8080, _positive_int, "Port of the API; its primary contract is jobs.")
-    api_threads: int = _setting(64, _positive_int, "Threads of an API process.")
+    api_threads: int = _setting(64, _positive_int, "Threads of an API process that serve requests.")
+    api_streams: int = _setting(
+        512, _positive_int, "Logs and events that an API process streams at a time; each takes a thread of its own."
+    )
     api_token: str = _setting("", str, "The bearer token that the API accepts.", secret=True)
     auth: str = _setting(
         "required", _one_of("required", "off"), "off serves without tokens, on a loopback address only."
     )
     metrics_open: bool = _setting(False, _flag, "Serve Prometheus text without a token.")
     max_body_bytes: int = _setting(16 * 2**20, _positive_int, "Largest request body.")
+    image_signatures: str = _setting(
+        "off",
+        _one_of("off", "required"),
+        "Whether a container image needs a valid signature; required refuses all while no verifier is there.",
+    )
+    rate_limits: tuple[LimitRule, ...] = _setting(
+        (), parse_rules, "Limits besides the documented ones: jobs:submit=100/second+5000/hour by subject, ai:*=off."
+    )
+    failed_logins_per_minute: int = _setting(
+        600, _count, "Bad tokens an address may send a minute before it has to wait; 0: any number."
+    )
+    trusted_proxies: int = _setting(
+        0, _count, "Proxies in front that set X-Forwarded-For; 0: the header is not believed."
+    )
 
     # Command line.
     server_url: str = _setting("http://127.0.0.1:8080", str, "The fabric that `cfab submit`, `ps`, `logs`, … talk to.")
@@ -108,6 +127,7 @@ class Settings:
     default_grace_s: float = _setting(10.0, _seconds, "Seconds between SIGTERM and SIGKILL.")
     live_keys_per_tenant: int = _setting(1000, _positive_int, "Different pending shapes a tenant may have at a time.")
     retain_days: int = _setting(14, _positive_int, "Days that logs, samples and events are kept.")
+    retain_keys_hours: int = _setting(72, _positive_int, "Hours that an idempotency key gives its first answer.")
     retain_jobs_days: int = _setting(90, _positive_int, "Days that finished jobs are kept.")
 
     # Worker.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Event
+
 from flask import Flask
 from flask_smorest import Api
 
@@ -13,6 +15,7 @@ from app.api.listener import Listener
 from app.api.metrics import Exporter
 from app.api.stream_budget import StreamBudget
 from app.bells import Ringer
+from app.services.watch import Watch
 from app.storage.database import Database
 from config.settings import Settings
 
@@ -33,11 +36,15 @@ def create_app(
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    db = db or Database(settings.database_url, settings.database_pool, "cfab-api", settings.statement_timeout_s)
+    closing = Event()
     shared = Hub(
         settings=settings,
-        db=db or Database(settings.database_url, settings.database_pool, "cfab-api", settings.statement_timeout_s),
+        db=db,
         ringer=ringer or Ringer(settings),
-        streams=StreamBudget(max(1, settings.api_threads // 2)),
+        streams=StreamBudget(settings.api_streams),
+        watch=Watch(db, settings.broker_url, closing),
+        closing=closing,
     )
     app.extensions["cfab"] = shared
     trace.install(app)

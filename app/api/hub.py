@@ -1,4 +1,4 @@
-"""What every spoke shares in one API process: settings, database, ringer, and the budget of open streams."""
+"""What every spoke shares in one API process: settings, database, ringer, the watch, and the budget of open streams."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from flask import current_app
 
 from app.api.stream_budget import StreamBudget
 from app.domain.priority import PriorityClass
+from app.services.watch import Watch
 from app.storage.database import Database
 from config.settings import Settings
 
@@ -33,6 +34,7 @@ class Hub:
     db: Database
     ringer: Bells
     streams: StreamBudget
+    watch: Watch
     closing: Event = field(default_factory=Event)
 
     def ring(self, classes: Iterable[PriorityClass]) -> None:

@@ -120,6 +120,7 @@ class Agent:
             self._lost,
             ringer.ring_all,
             self._claims.finish,
+            ringer.hint,
         )
         self._sampler = Sampler(db, runner, self.registry, settings.sample_s)
         self._stopping = threading.Event()

@@ -57,6 +57,7 @@ class Reporter:
         lost: Callable[[Entry], None],
         ready_again: Callable[[frozenset[PriorityClass]], None],
         finish: Callable[[Sequence[Finished], Callable[[FinishResult], None]], None],
+        hint: Callable[[Sequence[UUID], bool], None] = lambda job_ids, state: None,
     ) -> None:
         self._db = db
         self._registry = registry
@@ -66,6 +67,7 @@ class Reporter:
         self._lost = lost
         self._ready_again = ready_again
         self._finish = finish
+        self._hint = hint
         self._condition = threading.Condition()
         self._ends: dict[UUID, Finished | None] = {}
         self._starts: dict[UUID, float] = {}
@@ -168,6 +170,7 @@ class Reporter:
         told = [Started(e.attempt_id, e.token, e.started_at) for e in entries if e.started_at is not None]
         if told:
             known = report_started(self._db, told)
+            self._hint([entry.job_id for entry in entries], True)
             for entry in entries:
                 entry.started_told = True
                 if entry.attempt_id not in known:
@@ -223,6 +226,7 @@ class Reporter:
             return
         for entry, chunk in chunks:
             entry.stored, entry.unsure = chunk.position + chunk.length, None
+        self._hint([entry.job_id for entry, _chunk in chunks], False)
 
     @staticmethod
     def _break_log(entry: Entry, exc: Exception) -> None:
@@ -272,6 +276,7 @@ class Reporter:
                     self._ends.setdefault(key, None)
 
     def _settle(self, told: Sequence[tuple[Entry, Finished]], result: FinishResult) -> None:
+        self._hint([entry.job_id for entry, _end in told], True)
         self._ended(
             [
                 (entry, end, result.answers[entry.attempt_id], result.outcomes.get(entry.attempt_id, ""))
