@@ -7,6 +7,7 @@ FabricError
 ├── KeyReused        an idempotency key came again with another request
 ├── KeyInFlight      the first request with this idempotency key is still running
 ├── Refused          the caller may not have this (quota, cap, policy)
+│   └── QuotaExceeded    the job alone exceeds its tenant's quota, so that it could never start
 ├── StaleIncarnation a node spoke that has since started anew elsewhere
 └── Unavailable      PostgreSQL cannot be asked at the moment
 """
@@ -62,6 +63,10 @@ class KeyInFlight(FabricError):
 
 class Refused(FabricError):
     """This may not be had."""
+
+
+class QuotaExceeded(Refused):
+    """The job alone exceeds the quota of its tenant."""
 
 
 class StaleIncarnation(FabricError):

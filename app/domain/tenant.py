@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -16,6 +16,8 @@ from uuid import UUID
 
 from app.domain.errors import FieldProblem
 from app.domain.policy import Room
+from app.domain.priority import PriorityClass
+from app.domain.resources import Resources
 
 MAX_NAME = 63
 MAX_TEXT = 255
@@ -25,12 +27,22 @@ MAX_QUOTA = 2**60
 
 
 class Tier(StrEnum):
-    """How far up the jobs of a tenant may ask."""
+    """How far up the jobs of a tenant may ask; see `effective`."""
 
     LOW = "low"
     MEDIUM = "medium"
     HIGH = "high"
     CRITICAL = "critical"
+
+
+_CAPS: Mapping[Tier, tuple[PriorityClass, int | None]] = {
+    Tier.LOW: (PriorityClass.BACKGROUND, 500),
+    Tier.MEDIUM: (PriorityClass.FOREGROUND, 1000),
+    Tier.HIGH: (PriorityClass.FOREGROUND, 2000),
+    Tier.CRITICAL: (PriorityClass.FOREGROUND, None),
+}
+"""The highest class and the greatest priority inside it (best_effort 0-499, background 500-999, foreground 1000-5000)
+that count for a tier: background as usual, foreground as usual, above the usual, everything."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +115,11 @@ def name_problem(name: str) -> str | None:
     if not 1 <= len(name) <= MAX_NAME:
         return f"must have 1 to {MAX_NAME} characters, not {len(name)}"
     if not name.isprintable() or " " in name or "/" in name or "\\" in name:
-        return f"must have printable characters only, without spaces and slashes: {ascii(name)}"
+        return f"must have printable characters only, without spaces and slashes: {name!a}"
     if not name.strip("."):
-        return f"must not be dots alone, for a path would lose them: {ascii(name)}"
+        return f"must not be dots alone, for a path would lose them: {name!a}"
     if as_id(name) is not None:
-        return f"must not look like an id: {ascii(name)}"
+        return f"must not look like an id: {name!a}"
     return None
 
 
@@ -142,9 +154,12 @@ def _problems(changes: Mapping[str, Any]) -> Iterator[FieldProblem]:
             yield FieldProblem(name, f"must be one of {', '.join(Tier)}, not {ascii(value)[:60]}")
         elif name == "weight" and not (math.isfinite(value) and 0 < value <= MAX_WEIGHT):
             yield FieldProblem(name, f"must be a number above 0 and at most {MAX_WEIGHT:g}, not {value}")
-        elif name in {"email", "organization"} and value is not None:
-            if not value.isprintable() or not 1 <= len(value) <= MAX_TEXT:
-                yield FieldProblem(name, f"must have 1 to {MAX_TEXT} printable characters")
+        elif name in {"email", "organization"} and not _one_line(value):
+            yield FieldProblem(name, f"must have 1 to {MAX_TEXT} printable characters")
+
+
+def _one_line(text: str | None) -> bool:
+    return text is None or (text.isprintable() and 1 <= len(text) <= MAX_TEXT)
 
 
 def _quota_problems(quota: Mapping[str, int | None]) -> Iterator[FieldProblem]:
@@ -159,3 +174,64 @@ def room_left(quota: Quota, usage: Usage) -> Room:
     """What a tenant may still hold. Below zero where a quota was lowered after jobs had started; None is unlimited."""
     limits, used = asdict(quota), asdict(usage)
     return Room(**{name: None if limit is None else limit - used[name] for name, limit in limits.items()})
+
+
+def effective(tier: Tier, asked_class: PriorityClass, asked_priority: int | None) -> tuple[PriorityClass, int]:
+    """The class and the priority that count in the queue for a job of this tier, whatever was asked.
+
+    A tier never raises either. A job that asked for a class only has the class's usual priority.
+    """
+    most_class, most = _CAPS[tier]
+    priority = asked_class.default_priority if asked_priority is None else asked_priority
+    return max(asked_class, most_class), priority if most is None else min(priority, most)
+
+
+def charge_of(need: Resources) -> Usage:
+    """What one allocation of `need` adds to its tenant's usage."""
+    return Usage(1, need.cpus_milli, need.memory_bytes, need.gpus, need.gpus * need.gpu_memory_bytes)
+
+
+def reserved(asked: Resources, quota: Quota) -> Resources:
+    """The share that a job holds: as asked, rounded up, but not beyond a quota that has room for what was asked."""
+
+    def within(ask: int, rounded: int, limit: int | None) -> int:
+        return limit if limit is not None and ask <= limit < rounded else rounded
+
+    share = asked.rounded()
+    return replace(
+        share,
+        cpus_milli=within(asked.cpus_milli, share.cpus_milli, quota.cpus_milli),
+        memory_bytes=within(asked.memory_bytes, share.memory_bytes, quota.memory_bytes),
+    )
+
+
+@dataclass(frozen=True)
+class Excess:
+    """One limit that is too small for a job: which (a name of Quota), what the job needs, and the limit or room."""
+
+    name: str
+    need: int
+    limit: int
+
+
+def excess(room: Quota | Room, need: Resources) -> list[Excess]:
+    """The limits of `room` that one more allocation of `need` would break; empty when it may start.
+
+    With a Quota: why the job can never start under it. With `room_left`: why it cannot start now.
+    """
+    asks, limits = asdict(charge_of(need)), asdict(room)
+    return [
+        Excess(name, ask, limits[name])
+        for name, ask in asks.items()
+        if ask > 0 and limits[name] is not None and ask > limits[name]
+    ]
+
+
+def amount(name: str, value: int) -> str:
+    """`value` of the quota `name` in the units people think in: 8 GPUs, 2.5 CPUs, 64 GiB of memory."""
+    if name == "memory_bytes":
+        return f"{value / 2**30:.6g} GiB of memory" if abs(value) >= 2**30 else f"{value / 2**20:.6g} MiB of memory"
+    if name == "gpu_memory_bytes":
+        return f"{value / 1e9:.6g} GB of GPU memory"
+    number, word = (value / 1000, "CPU") if name == "cpus_milli" else (value, {"jobs": "job", "gpus": "GPU"}[name])
+    return f"{number:.10g} {word}" + ("" if number == 1 else "s")

@@ -9,16 +9,22 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from app.domain.errors import KeyInFlight, KeyReused, Refused
+from app.domain.errors import KeyInFlight, KeyReused, NotFound, QuotaExceeded, Refused
 from app.domain.identity import uuid7
 from app.domain.job import JobRequest, Submitted
 from app.domain.resources import MIB, Resources
+from app.domain.tenant import Quota, Tenant, amount, effective, excess, reserved
+from app.services.tenants import of_row
 from app.storage import jobs as stored_jobs
 from app.storage import keys as stored_keys
+from app.storage import tenants as stored_tenants
 from app.storage import upkeep
 from app.storage.database import Database, Tx
 from app.storage.keys import Shape
 from config.settings import Settings
+
+MAX_OVER = 100
+"""So many jobs of a bulk that exceed a quota are named in its refusal."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +57,10 @@ def submit(
     """Makes all of `requests` pending jobs in one transaction, in their order.
 
     With an idempotency key the rendered answer is stored in the same transaction, so a repeat gets it word for word.
-    Raises KeyReused (same key, other request), KeyInFlight (its first request still runs), Refused (too many different
-    shapes pending), Unavailable (then nothing is known: repeat with the same key).
+    The tenant's tier caps what counts in the queue; what was asked is kept beside it. Raises KeyReused (same key, other
+    request), KeyInFlight (its first request still runs), QuotaExceeded (a job that could never start), Refused (the
+    tenant is inactive, or has too many different shapes pending), Unavailable (then nothing is known: repeat with the
+    same key).
     """
     with db.transaction("submit") as tx:
         if idempotency is not None:
@@ -78,8 +86,9 @@ def _replay(tx: Tx, key: IdempotencyKey) -> tuple[int, Any] | None:
 
 
 def _insert(tx: Tx, settings: Settings, tenant_id: UUID, requests: Sequence[JobRequest]) -> list[Submitted]:
-    shares = [_share(settings, request) for request in requests]
-    shapes = [_shape(request, share) for request, share in zip(requests, shares, strict=True)]
+    tenant = _active(tx, tenant_id)
+    shares = _admitted(settings, tenant, requests)
+    shapes = [_shape(tenant, request, share) for request, share in zip(requests, shares, strict=True)]
     key_ids = _keys(tx, settings, tenant_id, sorted(set(shapes)))
     now_ms = time.time_ns() // 1_000_000
     rows = [
@@ -91,6 +100,45 @@ def _insert(tx: Tx, settings: Settings, tenant_id: UUID, requests: Sequence[JobR
         Submitted(UUID(row["id"]), request.type, request.priority_class, made[UUID(row["id"])])
         for row, request in zip(rows, requests, strict=True)
     ]
+
+
+def _active(tx: Tx, tenant_id: UUID) -> Tenant:
+    row = stored_tenants.by_id(tx, tenant_id)
+    if row is None:
+        raise NotFound("Tenant not found", tenant_id=str(tenant_id))
+    if not row.active:
+        message = f"Tenant {row.name} is inactive: it can submit nothing until an admin activates it again."
+        raise Refused(message, tenant=row.name)
+    return of_row(row)
+
+
+def _admitted(settings: Settings, tenant: Tenant, requests: Sequence[JobRequest]) -> list[Resources]:
+    """The share of each job. Raises QuotaExceeded for all when one alone exceeds the quota: it would wait for ever."""
+    asked = [r.resources or Resources(settings.default_cpus_milli, settings.default_memory_mib * MIB) for r in requests]
+    if tenant.quota == Quota():
+        return [one.rounded() for one in asked]
+    shares = [reserved(one, tenant.quota) for one in asked]
+    over = [
+        {"index": place, "field": broken[0].name, "message": _over(tenant, asked[place], broken[0].name)}
+        for place, share in enumerate(shares)
+        if (broken := excess(tenant.quota, share))
+    ]
+    if not over:
+        return shares
+    if len(requests) == 1:
+        raise QuotaExceeded(f"The job {over[0]['message']}.", tenant=tenant.name, field=over[0]["field"])
+    raise QuotaExceeded(
+        f"Job [{over[0]['index']}] {over[0]['message']}. None of the {len(requests)} jobs was submitted.",
+        tenant=tenant.name,
+        index=over[0]["index"],
+        field=over[0]["field"],
+        errors=over[:MAX_OVER],
+    )
+
+
+def _over(tenant: Tenant, asked: Resources, name: str) -> str:
+    broken = next(one for one in excess(tenant.quota, asked) if one.name == name)
+    return f"asks for {amount(name, broken.need)}; the quota of tenant {tenant.name} is {amount(name, broken.limit)}"
 
 
 def _keys(tx: Tx, settings: Settings, tenant_id: UUID, shapes: list[Shape]) -> dict[Shape, int]:
@@ -106,16 +154,11 @@ def _keys(tx: Tx, settings: Settings, tenant_id: UUID, shapes: list[Shape]) -> d
     return found
 
 
-def _share(settings: Settings, request: JobRequest) -> Resources:
-    share = request.resources or Resources(settings.default_cpus_milli, settings.default_memory_mib * MIB)
-    return share.rounded()
-
-
-def _shape(request: JobRequest, share: Resources) -> Shape:
+def _shape(tenant: Tenant, request: JobRequest, share: Resources) -> Shape:
     external = request.runner == "process" and request.binary_url is not None and share.gpus == 0
-    priority = request.priority_class.default_priority if request.priority is None else request.priority
+    priority_class, priority = effective(tenant.tier, request.priority_class, request.priority)
     return (
-        int(request.priority_class), priority, request.runner, external, share.cpus_milli, share.memory_bytes,
+        int(priority_class), priority, request.runner, external, share.cpus_milli, share.memory_bytes,
         share.gpus, share.gpu_memory_bytes, share.gpu_model,
     )  # fmt: skip
 

@@ -42,7 +42,10 @@ class JobView:
 
 @dataclass(frozen=True)
 class SpecView:
-    """What was asked; `resources` is None where nothing was asked and the default share is reserved."""
+    """What was asked; `resources` is None where nothing was asked and the default share is reserved.
+
+    `effective_class` and `effective_priority` are what counts in the queue after the cap of the tenant's tier.
+    """
 
     runner: str
     binary_url: str | None
@@ -57,6 +60,8 @@ class SpecView:
     grace_s: float
     max_retries: int
     asked: Mapping[str, Any]
+    effective_class: PriorityClass
+    effective_priority: int
 
 
 @dataclass(frozen=True)
@@ -190,16 +195,10 @@ def attempt_view(row: Row) -> AttemptView:
     )
 
 
-def spec_view(row: Row, key: Row | None = None) -> SpecView:
-    """The view of a spec's row."""
+def spec_view(row: Row, key: Row) -> SpecView:
+    """The view of a spec's row with its scheduling key's."""
     asked = row.hard_limits
-    share = Resources(
-        row.cpus_milli,
-        row.memory_bytes,
-        key.gpus if key is not None else 0,
-        key.gpu_memory_bytes if key is not None else 0,
-        key.gpu_model if key is not None else "",
-    )
+    share = Resources(row.cpus_milli, row.memory_bytes, key.gpus, key.gpu_memory_bytes, key.gpu_model)
     return SpecView(
         runner=row.runner,
         binary_url=row.binary_url,
@@ -214,4 +213,6 @@ def spec_view(row: Row, key: Row | None = None) -> SpecView:
         grace_s=row.grace_s,
         max_retries=row.max_retries,
         asked=row.asked,
+        effective_class=PriorityClass(key._mapping["class"]),
+        effective_priority=key.priority,
     )

@@ -261,6 +261,8 @@ class JobShown(ma.Schema):
     started_at = fields.String(allow_none=True)
     completed_at = fields.String(allow_none=True)
     attempts = fields.List(fields.Nested(AttemptShown))
+    effective_priority = fields.Integer(metadata={"description": "What counts in the queue, capped by the tier."})
+    effective_class = Choice(*PRIORITIES, metadata={"description": "The class that counts, capped by the tier."})
     state_detail = fields.String()
     reason = fields.String(allow_none=True)
     message = fields.String(allow_none=True)

@@ -167,6 +167,8 @@ def detailed(detail: JobDetail) -> dict[str, Any]:
         "stdout": _text(detail.stdout, detail.stdout_truncated),
         "stderr": _text(detail.stderr, detail.stderr_truncated),
         "attempts": [attempt_shown(attempt) for attempt in detail.attempts],
+        "effective_priority": spec.effective_priority,
+        "effective_class": spec.effective_class.word,
         "signal": job.signal,
         "attempt": job.attempt,
         "stdout_truncated": _truncated(detail, detail.stdout, detail.stdout_truncated),

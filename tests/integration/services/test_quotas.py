@@ -1,0 +1,122 @@
+"""Quotas and tiers at submit and at claim: what is refused, what waits, what counts in the queue."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from app.domain.errors import NotFound, QuotaExceeded, Refused
+from app.domain.resources import GIB, MIB
+from app.services import tenants
+from app.services.inspect import job_detail
+from tests.factories import BACKGROUND, FOREGROUND, Fabric, Node, gpu, job, share
+
+
+@pytest.mark.parametrize(
+    ("columns", "asked", "message"),
+    [
+        ({"quota_gpus": 4}, share(gpus=8), "The job asks for 8 GPUs; the quota of tenant lab is 4 GPUs."),
+        ({"quota_jobs": 0}, share(), "asks for 1 job; the quota of tenant lab is 0 jobs"),
+        ({"quota_cpus_milli": 1500}, share(2), "asks for 2 CPUs; the quota of tenant lab is 1.5 CPUs"),
+        (
+            {"quota_memory_bytes": 4 * GIB},
+            share(1, 5000),
+            "asks for 4.88281 GiB of memory; the quota of tenant lab is 4 GiB",
+        ),
+        (
+            {"quota_gpu_memory_bytes": 150 * 10**9},
+            share(gpus=2, gpu_memory=80 * 10**9),
+            "asks for 160 GB of GPU memory; the quota of tenant lab is 150 GB of GPU memory",
+        ),
+    ],
+    ids=str,
+)
+def test_a_job_that_alone_exceeds_the_quota_is_refused_with_numbers(
+    fabric: Fabric, columns: dict[str, int], asked: object, message: str
+) -> None:
+    tenant = fabric.add_tenant("lab", **columns)
+    with pytest.raises(QuotaExceeded) as refusal:
+        fabric.submit_one(tenant, resources=asked)
+    assert message in refusal.value.message
+    assert refusal.value.context["tenant"] == "lab"
+    assert fabric.value("SELECT count(*) FROM job") == 0
+
+
+def test_a_bulk_is_refused_as_a_whole_and_names_those_that_are_too_large(fabric: Fabric) -> None:
+    tenant = fabric.add_tenant("lab", quota_gpus=4)
+    with pytest.raises(QuotaExceeded) as refusal:
+        fabric.submit(*[job(resources=share(gpus=n)) for n in (4, 1, 5, 0, 6)], tenant=tenant)
+    assert refusal.value.message == (
+        "Job [2] asks for 5 GPUs; the quota of tenant lab is 4 GPUs. None of the 5 jobs was submitted."
+    )
+    assert [one["index"] for one in refusal.value.context["errors"]] == [2, 4]
+    assert fabric.value("SELECT count(*) FROM job") == 0
+
+
+def test_a_job_that_fits_the_quota_exactly_runs_although_shares_are_rounded_up(fabric: Fabric, node: Node) -> None:
+    tenant = fabric.add_tenant(quota_memory_bytes=5000 * MIB, quota_cpus_milli=4200)
+    fabric.submit_one(tenant, resources=share(4.2, 5000))
+    assert fabric.claim_one(node).resources == share(4.2, 5000)
+
+
+def test_what_only_does_not_fit_now_waits(fabric: Fabric, node: Node) -> None:
+    tenant = fabric.add_tenant(quota_cpus_milli=2000)
+    fabric.submit(*[job(resources=share(2))] * 2, tenant=tenant)
+    first = fabric.claim_one(node)
+    assert fabric.claim(node) == []
+    fabric.finish(first)
+    fabric.claim_one(node)
+
+
+def test_an_inactive_tenant_submits_nothing_and_what_it_runs_goes_on(fabric: Fabric, node: Node) -> None:
+    tenant = fabric.add_tenant("gone")
+    fabric.submit(job(), job(), tenant=tenant)
+    held = fabric.claim_one(node)
+    tenants.change(fabric.db, tenant, {"active": False})
+    with pytest.raises(Refused, match="Tenant gone is inactive"):
+        fabric.submit_one(tenant)
+    assert fabric.claim(node) == []
+    assert fabric.renew(node, held).renewed == {held.attempt_id}
+    fabric.finish(held)
+    tenants.change(fabric.db, tenant, {"active": True})
+    fabric.claim_one(node)
+    fabric.assert_in_order()
+
+
+def test_nothing_is_submitted_for_a_tenant_that_does_not_exist(fabric: Fabric) -> None:
+    with pytest.raises(NotFound, match="Tenant not found"):
+        fabric.submit_one(UUID(int=7))
+
+
+def test_a_tier_decides_where_a_job_stands_and_not_what_it_says(fabric: Fabric, node: Node) -> None:
+    low, medium = fabric.add_tenant(tier="low"), fabric.add_tenant(tier="medium")
+    capped = fabric.submit_one(low, priority_class=FOREGROUND, priority=4000)
+    first = fabric.submit_one(medium, priority_class=FOREGROUND)
+    detail = job_detail(fabric.db, low, capped)
+    assert detail.job.priority_class == FOREGROUND
+    assert (detail.spec.effective_class, detail.spec.effective_priority) == (BACKGROUND, 500)
+    assert [taken.job_id for taken in (fabric.claim_one(node), fabric.claim_one(node))] == [first, capped]
+    fabric.assert_in_order()
+
+
+def test_a_retry_keeps_the_place_that_the_tier_gave_it(fabric: Fabric, node: Node) -> None:
+    low = fabric.add_tenant(tier="low")
+    job_id = fabric.submit_one(low, priority_class=FOREGROUND)
+    taken = fabric.run(node)
+    fabric.expire(taken)
+    fabric.reap()
+    other = fabric.submit_one(priority_class=FOREGROUND)
+    assert [t.job_id for t in fabric.claim(node)] == [other, job_id]
+
+
+def test_the_default_tenant_is_not_capped(fabric: Fabric) -> None:
+    job_id = fabric.submit_one(priority_class=FOREGROUND, priority=5000)
+    assert job_detail(fabric.db, fabric.tenant, job_id).spec.effective_priority == 5000
+
+
+def test_a_quota_of_gpu_memory_counts_every_gpu(fabric: Fabric) -> None:
+    tenant = fabric.add_tenant(quota_gpu_memory_bytes=200 * 10**9)
+    node = fabric.add_node(gpus=[gpu(n) for n in range(8)])
+    fabric.submit(*[job(resources=share(gpus=2, gpu_memory=40 * 10**9))] * 4, tenant=tenant)
+    assert len(fabric.claim(node)) == 2
