@@ -6,12 +6,14 @@ may read the environment. `docs/settings.md` lists all of them, and a test holds
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from config.rates import LimitRule, parse_rules
 
@@ -31,6 +33,37 @@ def _flag(text: str) -> bool:
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+_ALGORITHMS = (
+    ("RS256", "RS384", "RS512"), ("PS256", "PS384", "PS512"), ("ES256", "ES384", "ES512"), ("EdDSA",)
+)  # fmt: skip
+
+
+def _one_family(text: str) -> tuple[str, ...]:
+    words = _words(text)
+    if not words or not any(set(words) <= set(family) for family in _ALGORITHMS):
+        families = "; ".join(", ".join(family) for family in _ALGORITHMS)
+        raise ValueError(f"use algorithms of one of these families: {families}")
+    return words
+
+
+def _path_or_url(text: str) -> str:
+    if "://" not in text:
+        return text
+    parts = urlsplit(text)
+    if not parts.hostname or "@" in parts.netloc:
+        raise ValueError("use a file, or an https address without a password")
+    if parts.scheme != "https" and not (parts.scheme == "http" and _is_this_machine(parts.hostname)):
+        raise ValueError("use a file, or an https address (http on this machine only)")
+    return text
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _one_of(*allowed: str) -> Callable[[str], str]:
@@ -108,6 +141,29 @@ class Settings:
     )
     trusted_proxies: int = _setting(
         0, _count, "Proxies in front that set X-Forwarded-For; 0: the header is not believed."
+    )
+
+    # Signed tokens.
+    auth_keys: str = _setting(
+        "", _path_or_url, "JWKS of the issuer of signed tokens: a file or an https address; empty: no signed tokens."
+    )
+    auth_issuer: str = _setting("", str, "The issuer (iss) whose tokens are accepted.")
+    auth_audience: tuple[str, ...] = _setting(("cfab",), _words, "Audiences (aud), one of which a token must be for.")
+    auth_algorithms: tuple[str, ...] = _setting(
+        ("RS256",), _one_family, "Algorithms of signed tokens, all of one family: RS…, PS…, ES… or EdDSA."
+    )
+    auth_tenant_claim: str = _setting("tenant", str, "Claim with the tenant's name or id; may be a path (a.b.c).")
+    auth_roles_claim: str = _setting("roles", str, "Claim with the roles; may be a path, such as realm_access.roles.")
+    auth_role_prefix: str = _setting("", str, "What role words meant for the fabric begin with, such as fabric-.")
+    auth_token_types: tuple[str, ...] = _setting(
+        (), _words, "Accepted words of a token's header typ, such as at+jwt; empty: JWT, at+jwt or none."
+    )
+    auth_token_max_bytes: int = _setting(8000, _positive_int, "Longest token; servers refuse headers beyond 8190.")
+    auth_leeway_s: float = _setting(10.0, _seconds, "How far the issuer's clock may be off.")
+    auth_keys_refresh_s: float = _setting(300.0, _seconds, "How often the issuer's keys are fetched again.")
+    auth_keys_interval_s: float = _setting(10.0, _seconds, "Least time between two fetches, for whatever reason.")
+    auth_keys_max_age_s: float = _setting(
+        86_400.0, _seconds, "How long keys are trusted while the issuer cannot be asked."
     )
 
     # Command line.
@@ -212,6 +268,8 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) ->
     settings = Settings(**{**values, **overrides})
     if settings.renew_s * 2 + settings.fence_margin_s >= settings.lease_s:
         raise SettingsError("CFAB_LEASE_S must exceed twice CFAB_RENEW_S plus CFAB_FENCE_MARGIN_S")
+    if settings.auth_keys and not (settings.auth_issuer and settings.auth_audience):
+        raise SettingsError("CFAB_AUTH_KEYS needs CFAB_AUTH_ISSUER and CFAB_AUTH_AUDIENCE: whose tokens, and for whom")
     return settings
 
 

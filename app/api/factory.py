@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from threading import Event
 
 from flask import Flask
@@ -15,6 +16,7 @@ from app.api.listener import Listener
 from app.api.metrics import Exporter
 from app.api.stream_budget import StreamBudget
 from app.bells import Ringer
+from app.services import tenants
 from app.services.watch import Watch
 from app.storage.database import Database
 from config.settings import Settings
@@ -49,7 +51,7 @@ def create_app(
     app.extensions["cfab"] = shared
     trace.install(app)
     app.extensions["cfab_exporter"] = Exporter(app, shared.db, shared.streams)
-    auth.install(app, who, settings)
+    auth.install(app, who, settings, auth.TenantBook(partial(tenants.find, db)))
     for contract in CONTRACTS:
         _mount(app, contract)
     errors.install(app, errors.ErrorForms({contract.at: contract.errors for contract in CONTRACTS}))

@@ -22,8 +22,14 @@ def command() -> None:
     settings = role_settings("api")
     if not settings.database_url:
         raise refuse("api", "CFAB_DATABASE_URL must be set")
-    if settings.auth == "required" and not settings.api_token:
-        raise refuse("api", "CFAB_API_TOKEN or CFAB_API_TOKEN_FILE must be set (or CFAB_AUTH=off, on loopback only)")
+    if settings.auth == "required" and not settings.api_token and not settings.auth_keys:
+        raise refuse(
+            "api",
+            "CFAB_API_TOKEN or CFAB_API_TOKEN_FILE must be set, or CFAB_AUTH_KEYS for signed tokens "
+            "(or CFAB_AUTH=off, on loopback only)",
+        )
+    if settings.auth_keys and "://" not in settings.auth_keys and not Path(settings.auth_keys).is_file():
+        raise refuse("api", f"CFAB_AUTH_KEYS={settings.auth_keys!r} is no file; name a JWKS or its https address")
     host = f"[{settings.api_host}]" if ":" in settings.api_host else settings.api_host
     words = [
         "--bind", f"{host}:{settings.api_port}", "--workers", "1", "--worker-class", "gthread",

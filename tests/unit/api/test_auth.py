@@ -8,7 +8,7 @@ import pytest
 from flask import Flask, Request
 
 from app.api import auth, errors
-from app.api.auth import EXECUTOR, OPERATOR, USER, Principal, is_loopback_name
+from app.api.auth import EXECUTOR, OPERATOR, USER, Identity, TenantBook, is_loopback_name
 from app.api.jobs.translate import JobsErrorForm
 from config.settings import Settings
 
@@ -16,8 +16,8 @@ from config.settings import Settings
 class ByHeader:
     """Gives the role that a header names."""
 
-    def authenticate(self, request: Request) -> Principal:
-        return Principal(UUID(int=1), frozenset({request.headers["Role"]}), "test")
+    def authenticate(self, request: Request) -> Identity:
+        return Identity(frozenset({request.headers["Role"]}), "test", UUID(int=1))
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ class ByHeader:
 )
 def test_a_role_opens_what_is_marked_for_it(route: str, allowed: set[str]) -> None:
     app = Flask("test")
-    auth.install(app, ByHeader(), Settings())
+    auth.install(app, ByHeader(), Settings(), TenantBook(lambda _: None))
     form = JobsErrorForm()
     errors.install(app, errors.ErrorForms({"": form}))
     app.add_url_rule("/plain", "plain", lambda: "ok")
