@@ -100,6 +100,15 @@ class QueryFlag(_Plain, fields.Boolean):
         return value in {"true", "1"}
 
 
+class Flag(_Plain, fields.Boolean):
+    """JSON's true or false, and nothing that merely looks like them."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
+        if not isinstance(value, bool):
+            raise ma.ValidationError(f"must be true or false, not {shown(value)}")
+        return value
+
+
 class Number(_Plain, fields.Float):
     """A JSON number from `least` (or above it, with `above`) to `most`."""
 
