@@ -17,6 +17,7 @@ from app.domain.errors import Unavailable
 from app.domain.policy import Ending, brake, judge
 from app.domain.priority import PriorityClass
 from app.domain.states import StopCause
+from app.services.events import held_alerts
 from app.services.nodes import Orphan
 from app.services.report import Finished, end_attempts
 from app.storage import attempts, jobs, keys, leases, nodes, upkeep
@@ -191,13 +192,13 @@ def check_usage(db: Database) -> list[dict[str, Any]]:
 
 
 def audit(db: Database) -> Pass:
-    """Compares usage with live allocations; a difference is an alert, never silently mended."""
+    """Alerts where usage and live allocations differ (never silently mended), and when the event feed is held back."""
 
     def work(tx: Tx, done: Pass) -> None:
         done.detail["alerts"] = [
             f"usage of tenant {row.tenant_id} on {row.node_id}: {row.counted_jobs} counted, {row.held_jobs} held"
             for row in nodes.usage_drift(tx)
-        ]
+        ] + held_alerts(tx)
 
     return _task(db, "audit", work)
 

@@ -418,5 +418,6 @@ event_floor = Table(
     metadata,
     Column("id", SmallInteger, server_default=text("1"), nullable=False),
     Column("xid", Xid8, nullable=False),
+    Column("event_id", BigInteger, nullable=False),
     PrimaryKeyConstraint("id", name="pk_event_floor"),
 )

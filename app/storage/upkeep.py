@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+from app.storage import events
 from app.storage.database import Json, Row, Tx
 
 
@@ -59,7 +60,10 @@ def drop_partitions(tx: Tx, retain_days: int) -> list[str]:
         )
     ]
     for name in names:
+        if name.startswith("event_"):
+            events.raise_floor(tx, name)
         tx.run(f'DROP TABLE "{name}"')
+    events.raise_floor(tx, "event_default", retain_days)
     for default, day in (("log_chunk_default", "log_day"), ("sample_default", "day"), ("event_default", "day")):
         tx.run(f"DELETE FROM {default} WHERE {day} < CURRENT_DATE - %(days)s::int", {"days": retain_days})
     return names

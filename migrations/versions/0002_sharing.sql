@@ -16,7 +16,8 @@ CREATE INDEX ix_event_tenant ON event (tenant_id, xid, id);
 -- The last place that retention took away: a cursor before it has missed something.
 CREATE TABLE event_floor (
     id smallint NOT NULL DEFAULT 1 CONSTRAINT pk_event_floor PRIMARY KEY CONSTRAINT ck_event_floor_one CHECK (id = 1),
-    xid xid8 NOT NULL
+    xid xid8 NOT NULL,
+    event_id bigint NOT NULL
 );
 
 -- As in 0001, and besides: the event says what the job was before, and a change of class or type is counted too.
