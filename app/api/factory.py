@@ -8,7 +8,7 @@ from threading import Event
 from flask import Flask
 from flask_smorest import Api
 
-from app.api import auth, documentation, errors, trace
+from app.api import auth, documentation, errors, limits, trace
 from app.api.contract import Contract
 from app.api.hub import Bells, Hub
 from app.api.jobs import contract as jobs
@@ -51,11 +51,15 @@ def create_app(
     app.extensions["cfab"] = shared
     trace.install(app)
     app.extensions["cfab_exporter"] = Exporter(app, shared.db, shared.streams)
+    limiting = limits.install(app, settings, CONTRACTS)
     auth.install(app, who, settings, auth.TenantBook(partial(tenants.find, db)))
+    limiting.count()
+    app.extensions["cfab_exporter"].add(limiting.measures)
     for contract in CONTRACTS:
         _mount(app, contract)
     errors.install(app, errors.ErrorForms({contract.at: contract.errors for contract in CONTRACTS}))
     _listen(app, primary)
+    limits.trust_proxies(app, settings.trusted_proxies)
     return app
 
 

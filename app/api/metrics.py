@@ -68,6 +68,11 @@ class Exporter:
             app, path=None, group_by=route, defaults_prefix="cfab", registry=registry, buckets=_BUCKETS_S
         )
         registry.register(FabricCollector(db, streams))
+        self._registry = registry
+
+    def add(self, collector: Collector) -> None:
+        """Shows the families of `collector` too."""
+        self._registry.register(collector)
 
     def render(self) -> Response:
         """The current request's answer, in the format its Accept header asks for."""

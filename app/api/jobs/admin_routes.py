@@ -10,12 +10,14 @@ from app.api.errors import RETRY_AFTER_S
 from app.api.hub import hub
 from app.api.jobs import schemas, translate
 from app.api.jobs.blueprint import blueprint
+from app.api.limits import UNLIMITED, limited
 from app.api.metrics import exporter
 from app.domain.errors import Unavailable
 from app.services import inspect
 
 
 @blueprint.route("/health", methods=["GET"], tags=["health"])
+@limited(UNLIMITED)
 @public(always)
 @blueprint.response(200, schemas.HealthShown)
 @blueprint.alt_response(503, schema=schemas.HealthShown)
@@ -31,6 +33,7 @@ def health() -> Response:
 
 
 @blueprint.route("/admin/stats", methods=["GET"], tags=["admin"])
+@limited("admin")
 @needs(OPERATOR)
 @blueprint.response(200, schemas.StatsShown)
 @blueprint.doc(summary="Counts over all jobs")
@@ -40,6 +43,7 @@ def show_stats() -> Response:
 
 
 @blueprint.route("/admin/executors", methods=["GET"], tags=["admin"])
+@limited("admin")
 @needs(OPERATOR)
 @blueprint.response(200, schemas.ExecutorShown(many=True))
 @blueprint.doc(summary="Executors that live")
@@ -49,6 +53,7 @@ def list_executors() -> Response:
 
 
 @blueprint.route("/metrics", methods=["GET"], tags=["health"])
+@limited("admin")
 @public(lambda settings: settings.metrics_open)
 @needs(OPERATOR)
 @blueprint.response(200, {"type": "string"}, content_type="text/plain", description="Prometheus text format")

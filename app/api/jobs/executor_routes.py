@@ -12,6 +12,7 @@ from app.api.auth import EXECUTOR, needs
 from app.api.hub import hub
 from app.api.jobs import schemas, translate
 from app.api.jobs.blueprint import blueprint
+from app.api.limits import limited
 from app.domain.errors import NotFound, StateConflict
 from app.services import external
 
@@ -19,6 +20,7 @@ TAGS = ["executors"]
 
 
 @blueprint.route("/jobs/claim", methods=["POST"], tags=TAGS)
+@limited("executor")
 @needs(EXECUTOR)
 @blueprint.arguments(schemas.ClaimAsked())
 @blueprint.response(200, schemas.JobClaimed)
@@ -36,6 +38,7 @@ def claim_job(asked: Mapping[str, Any]) -> Response:
 
 
 @blueprint.route("/jobs/<job_id>/heartbeat", methods=["PUT"], tags=TAGS)
+@limited("executor")
 @needs(EXECUTOR)
 @blueprint.arguments(schemas.HeartbeatAsked())
 @blueprint.response(200, schemas.HeartbeatTaken)
@@ -55,6 +58,7 @@ def keep_job(asked: Mapping[str, Any], job_id: str) -> Response:
 
 
 @blueprint.route("/jobs/<job_id>/complete", methods=["PUT"], tags=TAGS)
+@limited("executor")
 @needs(EXECUTOR)
 @blueprint.arguments(schemas.CompleteAsked())
 @blueprint.response(200, schemas.JobFinished)
@@ -67,6 +71,7 @@ def complete_job(asked: Mapping[str, Any], job_id: str) -> Response:
 
 
 @blueprint.route("/jobs/<job_id>/fail", methods=["PUT"], tags=TAGS)
+@limited("executor")
 @needs(EXECUTOR)
 @blueprint.arguments(schemas.FailAsked())
 @blueprint.response(200, schemas.JobFinished)

@@ -16,6 +16,7 @@ from app.api.jobs import schemas, translate
 from app.api.jobs.blueprint import blueprint
 from app.api.jobs.follow import Follower, Place, check_exists, parse_place
 from app.api.jobs.log_lines import STREAMS, as_lines, last_lines, only, slices
+from app.api.limits import limited
 from app.services import logs
 from app.services.logs import Frame, LogSlice
 
@@ -23,6 +24,7 @@ _EVENTS = "text/event-stream"
 
 
 @blueprint.route("/jobs/<job_id>/logs", methods=["GET"], tags=["logs"])
+@limited("stream")
 @blueprint.arguments(schemas.LogsAsked(), location="query")
 @blueprint.response(200, {"type": "string"}, content_type="text/plain", description="The output")
 @blueprint.response(200, schemas.LogLines, content_type="application/json", description="The output as lines")

@@ -14,6 +14,7 @@ from app.api.hub import hub
 from app.api.idempotency import REPLAYED, idempotency_key
 from app.api.jobs import schemas, translate
 from app.api.jobs.blueprint import blueprint
+from app.api.limits import limited
 from app.domain.errors import FabricError, NotFound
 from app.services import inspect, stop
 from app.services.submit import submit
@@ -27,6 +28,7 @@ KEY_HEADER = {
 
 
 @blueprint.route("/jobs", methods=["POST"])
+@limited("submit")
 @blueprint.arguments(schemas.JobAsked())
 @blueprint.response(201, schemas.JobSubmitted)
 @blueprint.alt_response(409, schema=schemas.ErrorShown, description="The first request with this key still runs")
@@ -38,6 +40,7 @@ def submit_job(asked: Mapping[str, Any]) -> Response:
 
 
 @blueprint.route("/jobs/bulk", methods=["POST"])
+@limited("bulk")
 @blueprint.arguments(schemas.BulkAsked(many=True))
 @blueprint.response(201, schemas.BulkSubmitted(many=True))
 @blueprint.alt_response(422, schema=schemas.ErrorShown, description="The key was used with another body")
@@ -61,6 +64,7 @@ def _submit(asked: Sequence[Mapping[str, Any]], render: Any) -> Response:
 
 
 @blueprint.route("/jobs", methods=["GET"])
+@limited("read")
 @blueprint.arguments(schemas.ListAsked(), location="query")
 @blueprint.response(200, schemas.JobListed(many=True), headers={"X-Total-Count": {"schema": {"type": "integer"}}})
 @blueprint.doc(summary="List jobs")
@@ -72,6 +76,7 @@ def list_jobs(asked: Mapping[str, Any]) -> Response:
 
 
 @blueprint.route("/jobs/<job_id>", methods=["GET"])
+@limited("read")
 @blueprint.response(200, schemas.JobShown)
 @blueprint.alt_response(404, schema=schemas.ErrorShown)
 @blueprint.doc(summary="Show a job")
@@ -111,6 +116,7 @@ def stop_job(asked: Mapping[str, Any], job_id: str) -> Response:
 
 
 @blueprint.route("/jobs/bulk/cancel", methods=["POST"])
+@limited("bulk")
 @blueprint.arguments(schemas.BulkCancelAsked())
 @blueprint.response(200, schemas.BulkCancelled)
 @blueprint.doc(summary="Cancel up to 1000 pending jobs")
