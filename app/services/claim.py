@@ -167,7 +167,7 @@ class _Draw:
         keys = {key.id: key for key, _row in page}
         for key, row in page:
             if key.tenant_id not in self._views:
-                self._views[key.tenant_id] = _first_view(row)
+                self._views[key.tenant_id] = first_view(row)
                 if _quota(row) != Room():
                     self._undecided[key.tenant_id] = _quota(row)
         while keys and not self._over:
@@ -223,7 +223,7 @@ def _shy(claimer: Claimer) -> str | None:
     return claimer.node_id if claimer.shy else None
 
 
-def _first_view(row: Row) -> TenantView:
+def first_view(row: Row) -> TenantView:
     """A tenant as it was read without a lock: good for the order, not for a finite quota."""
     use = None
     if row.used_jobs:

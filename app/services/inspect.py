@@ -10,6 +10,7 @@ from uuid import UUID
 from app.domain.errors import NotFound
 from app.domain.priority import PriorityClass
 from app.domain.states import JobState
+from app.services.explain import quota_wait, shape_of
 from app.services.logs import split_output
 from app.services.views import (
     ExecutorView,
@@ -55,7 +56,7 @@ def detail_in(tx: Tx, row: Row, output_cap: int = 2**20) -> JobDetail:
     attempts = jobs.job_attempts(tx, row.id)
     out = split_output(tx, attempts[-1], output_cap) if attempts and output_cap else None
     return JobDetail(
-        job=view_of(row),
+        job=quota_wait(tx, view_of(row), shape_of(key)),
         spec=spec_view(spec, key),
         attempts=tuple(attempt_view(attempt) for attempt in attempts),
         **(vars(out) if out else {}),

@@ -1,0 +1,54 @@
+"""Shares, names, times and durations in words for people, so that every sentence reads alike."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from app.domain.resources import Resources
+from app.domain.tenant import amount
+
+
+def counted(number: int, word: str) -> str:
+    """A number with its word, which gets an s unless the number is one."""
+    return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def gpus(need: Resources) -> str:
+    """The GPUs of a share, with what each must have."""
+    model = f"{need.gpu_model} " if need.gpu_model else ""
+    each = f" with {need.gpu_memory_bytes / 1e9:.6g} GB or more" if need.gpu_memory_bytes else ""
+    return f"{counted(need.gpus, f'{model}GPU')}{each}"
+
+
+def share(need: Resources) -> str:
+    """A whole share: 2 CPUs, 4 GiB of memory and 1 A100 GPU."""
+    parts = [amount("cpus_milli", need.cpus_milli), amount("memory_bytes", need.memory_bytes)]
+    if need.gpus:
+        parts.append(gpus(need))
+    return listed(parts)
+
+
+def listed(parts: list[str]) -> str:
+    """Several parts of a sentence: a, b and c."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def named(names: list[str], most: int = 3) -> str:
+    """Some names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def seconds(duration_s: float) -> str:
+    """A duration in its largest two units: 7 s, 3 min 12 s, 2 h 5 min, 4 d 3 h."""
+    whole = max(0, round(duration_s))
+    for unit, word, below, small in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= unit:
+            rest = whole % unit // below
+            return f"{whole // unit} {word}" + (f" {rest} {small}" if rest else "")
+    return f"{whole} s"
+
+
+def moment(when: datetime) -> str:
+    """A time in whole seconds of UTC."""
+    return when.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

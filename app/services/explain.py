@@ -1,0 +1,231 @@
+"""Why a job waits: reads what claims read, without a lock, and lets the domain say what follows.
+
+What is told is true of the moment it was read; claims go on meanwhile. Its cost grows with nodes and live keys, never
+with the backlog.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from uuid import UUID
+
+from app.domain.errors import NotFound
+from app.domain.explain import (
+    Ask,
+    Cause,
+    Fit,
+    NodeNow,
+    TenantNow,
+    Turn,
+    nearest,
+    node_causes,
+    quota_causes,
+    turn_of,
+)
+from app.domain.policy import KeySummary, TenantView
+from app.domain.priority import PriorityClass
+from app.domain.resources import Free, Resources
+from app.domain.states import JobState, StopCause
+from app.domain.tenant import Quota, Usage
+from app.domain.whereabouts import JobNow, job_cause
+from app.services.claim import first_view
+from app.services.views import JobView, view_of
+from app.storage import claims
+from app.storage import explain as stored
+from app.storage.database import Database, Row, Tx
+from app.storage.keys import candidates
+from config.settings import Settings
+
+NODES_SHOWN = 20
+EVENTS_SHOWN = 200
+TURNS = 3
+"""Nodes with room whose next claim is worked out; a job that none of them would take is behind others."""
+COUNTED = 10_000
+"""Jobs before this one are counted up to here."""
+KEYS_PER_TENANT, KEYS = 8, 64
+MOST_TAKEN = 1024
+EXTERNAL_S = 180.0
+
+
+@dataclass(frozen=True)
+class Change:
+    """One change of a job's state or reason."""
+
+    at: datetime
+    state: JobState
+    ready: bool
+    reason: str | None
+    stop_cause: StopCause | None
+    attempt: int
+    node_id: str | None
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What holds a job up, the weightiest first, and what was looked at to find out.
+
+    `nodes` are the most useful of `nodes_seen`; both are empty for a job that waits for something of its own.
+    `ahead` counts the jobs of the same shape that go before this one, up to COUNTED.
+    """
+
+    job: JobView
+    causes: Sequence[Cause]
+    ask: Ask
+    tenant: TenantNow
+    nodes: Sequence[tuple[NodeNow, Fit]] = ()
+    nodes_seen: int = 0
+    ahead: int | None = None
+    history: Sequence[Change] = ()
+
+
+def explain(db: Database, settings: Settings, tenant_id: UUID, job_id: UUID) -> Explanation:
+    """Why the job waits, or where it is. Raises NotFound, also for another tenant's."""
+    with db.transaction("explain") as tx:
+        row = stored.job_now(tx, job_id)
+        if row is None or row.tenant_id != tenant_id:
+            raise NotFound("Job not found", job_id=str(job_id))
+        return _explain(tx, settings, row)
+
+
+def _explain(tx: Tx, settings: Settings, row: Row) -> Explanation:
+    key = stored.key_now(tx, row.key_id)
+    ask = Ask(shape_of(key), key.runner, key.external_ok)
+    tenant = tenant_of(stored.tenant_now(tx, row.tenant_id))
+    told = Explanation(view_of(row), (), ask, tenant, history=history(tx, row.id))
+    own = job_cause(_job_now(row), row.now)
+    if own is not None:
+        return replace(told, causes=(own,))
+    held = stored.held_before(tx, row.id) if row.attempt else set()
+    nodes = [_node(n, held, settings.lease_s) for n in stored.nodes_now(tx, ask.need.gpus > 0, EXTERNAL_S)]
+    ahead = stored.jobs_before(tx, key.id, key.low_water, row.queue_seq, COUNTED)
+    order = nearest(nodes, ask)
+    ready = [node for node, fit in order if fit == Fit.FITS][:TURNS]
+    blocked = quota_causes(tenant, ask.need)
+    turns = [] if blocked else [_turn(tx, node, _summary(key, row), ahead) for node in ready]
+    causes = list(blocked)
+    if not (blocked and ready):
+        causes += node_causes(nodes, ask, turns, ahead)
+    return replace(told, causes=causes, nodes=order[:NODES_SHOWN], nodes_seen=len(nodes), ahead=ahead)
+
+
+def quota_wait(tx: Tx, job: JobView, shape: Resources) -> JobView:
+    """The job with reason and message of its tenant's quota, where that is what a ready job waits for.
+
+    Such waits are derived when they are read: writing one down for each job of a tenant would cost as many writes.
+    """
+    if job.state != JobState.PENDING or not job.ready:
+        return job
+    causes = quota_causes(tenant_of(stored.tenant_now(tx, job.tenant_id)), shape)
+    return replace(job, reason="quota", message=causes[0].message) if causes else job
+
+
+def history(tx: Tx, job_id: UUID) -> list[Change]:
+    """The latest changes of a job's state and reason, oldest first."""
+    return [
+        Change(
+            e.at, JobState(e.state), e.ready, e.reason, None if e.stop_cause is None else StopCause(e.stop_cause),
+            e.attempt, e.node_id,
+        )
+        for e in stored.last_events(tx, job_id, EVENTS_SHOWN)
+    ]  # fmt: skip
+
+
+def tenant_of(row: Row | None) -> TenantNow:
+    """A tenant's row as the domain sees it."""
+    assert row is not None, "a job's tenant is never removed"
+    quota = Quota(
+        row.quota_jobs, row.quota_cpus_milli, row.quota_memory_bytes, row.quota_gpus, row.quota_gpu_memory_bytes
+    )
+    used = Usage(row.used_jobs, row.used_cpus, row.used_memory, row.used_gpus, row.used_gpu_memory)
+    return TenantNow(row.name, quota, used, row.active)
+
+
+def _turn(tx: Tx, node: NodeNow, key: KeySummary, position: int) -> Turn:
+    """What the node's next claim would take: its candidates are those of a claim, their depths counted as far."""
+    shy = node.id if node.external else None
+    limit = 1 if node.external else min(node.free.slots, MOST_TAKEN)
+    rows = [
+        found
+        for cls in PriorityClass
+        if cls <= key.priority_class
+        for found in candidates(tx, cls, node.free, sorted(node.runners), node.external, shy, (), KEYS_PER_TENANT, KEYS)
+    ]
+    tenants: dict[UUID, TenantView] = {}
+    for one, row in rows:
+        tenants.setdefault(one.tenant_id, first_view(row))
+    keys = {one.id: one for one, _row in rows}
+    keys.setdefault(key.id, key)
+    deep = [(one.id, one.low_water) for one in keys.values() if one.waiting is None]
+    for key_id, waiting in stored.jobs_waiting(tx, deep, shy, limit).items():
+        keys[key_id] = replace(keys[key_id], waiting=waiting)
+    claim = replace(node, free=replace(node.free, slots=limit))
+    turn = turn_of(claim, keys[key.id], position, list(keys.values()), tenants)
+    return replace(turn, node=node)
+
+
+def _summary(key: Row, row: Row) -> KeySummary:
+    return KeySummary(
+        id=key.id,
+        tenant_id=key.tenant_id,
+        priority_class=PriorityClass(key._mapping["class"]),
+        priority=key.priority,
+        shape=shape_of(key),
+        head_seq=row.queue_seq,
+        low_water=key.low_water,
+    )
+
+
+def shape_of(key: Row) -> Resources:
+    """What each job of a scheduling key holds while it runs."""
+    return Resources(key.cpus_milli, key.memory_bytes, key.gpus, key.gpu_memory_bytes, key.gpu_model)
+
+
+def _node(row: Row, held: set[str], lease_s: float) -> NodeNow:
+    gpus = claims.gpus_of(row)
+    taken = set(row.held)
+    external = row.kind == "external"
+    total = Free(row.slots, row.cpus_milli, row.memory_bytes, gpus)
+    free = Free(
+        slots=row.slots - int(row.used_jobs),
+        cpus_milli=row.cpus_milli - int(row.used_cpus),
+        memory_bytes=row.memory_bytes - int(row.used_memory),
+        gpus=tuple(gpu for gpu in gpus if gpu.uuid not in taken),
+    )
+    # The reaper marks silent nodes; where it is late itself, silence tells as much.
+    silent = row.state == "ready" and row.silent_s > lease_s and not external
+    return NodeNow(
+        id=row.id,
+        total=total,
+        free=free,
+        runners=frozenset(row.capabilities),
+        state="offline" if silent else row.state,
+        external=external,
+        excluded=external and row.id in held,
+        silent_s=row.silent_s,
+    )
+
+
+def _job_now(row: Row) -> JobNow:
+    state = JobState(row.state)
+    ended = state > JobState.STOPPING
+    return JobNow(
+        state=state,
+        ready=row.ready,
+        reason=row.reason,
+        message=row.message,
+        attempt=row.attempt,
+        node_id=row.node_id,
+        stop_cause=None if row.stop_cause is None else StopCause(row.stop_cause),
+        stop_by=row.stop_by,
+        started_at=row.attempt_started_at,
+        claimed_at=row.claimed_at,
+        finished_at=row.finished_at,
+        not_before=row.not_before,
+        failures=row.failures,
+        max_retries=row.max_retries,
+        last_outcome=row.last_outcome,
+        exit_code=row.exit_code if ended else row.last_exit_code,
+        signal=row.signal if ended else row.last_signal,
+    )
