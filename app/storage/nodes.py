@@ -85,6 +85,20 @@ def list_nodes(tx: Tx, kinds: Sequence[str], seen_within_s: float) -> Sequence[R
     )
 
 
+def capacities(tx: Tx, seen_within_s: float) -> Sequence[Row]:
+    """Agents by cluster and name, with what they hold (`used_jobs` …, by usage rows) and their `held` GPUs."""
+    return tx.rows(
+        """SELECT n.*, u.*, ARRAY(SELECT gpu_uuid FROM gpu_hold WHERE node_id = n.id) AS held
+        FROM node n CROSS JOIN LATERAL (
+            SELECT COALESCE(sum(jobs), 0)::bigint AS used_jobs, COALESCE(sum(cpus_milli), 0)::bigint AS used_cpus,
+                COALESCE(sum(memory_bytes), 0)::bigint AS used_memory FROM usage WHERE node_id = n.id) u
+        WHERE n.kind = 'agent'
+            AND (n.last_seen_at > now() - make_interval(secs => %(within)s) OR u.used_jobs > 0)
+        ORDER BY n.cluster, n.id""",
+        {"within": seen_within_s},
+    )
+
+
 def waiting_nodes(tx: Tx) -> Sequence[Row]:
     """Ready agents: id and free slots."""
     return tx.rows(
