@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from app.domain.errors import NotFound
@@ -32,7 +32,7 @@ from app.domain.tenant import Quota, Usage
 from app.domain.whereabouts import JobNow, job_cause
 from app.services.claim import first_view
 from app.services.views import JobView, view_of
-from app.storage import claims
+from app.storage import claims, events
 from app.storage import explain as stored
 from app.storage.database import Database, Row, Tx
 from app.storage.keys import candidates
@@ -93,7 +93,7 @@ def _explain(tx: Tx, settings: Settings, row: Row) -> Explanation:
     key = stored.key_now(tx, row.key_id)
     ask = Ask(shape_of(key), key.runner, key.external_ok)
     tenant = tenant_of(stored.tenant_now(tx, row.tenant_id))
-    told = Explanation(view_of(row), (), ask, tenant, history=history(tx, row.id))
+    told = Explanation(view_of(row), (), ask, tenant, history=history(tx, row))
     own = job_cause(_job_now(row), row.now)
     if own is not None:
         return replace(told, causes=(own,))
@@ -121,15 +121,22 @@ def quota_wait(tx: Tx, job: JobView, shape: Resources) -> JobView:
     return replace(job, reason="quota", message=causes[0].message) if causes else job
 
 
-def history(tx: Tx, job_id: UUID) -> list[Change]:
-    """The latest changes of a job's state and reason, oldest first."""
+def history(tx: Tx, row: Row) -> list[Change]:
+    """The latest changes of a job's state and reason, oldest first; of old jobs, those that are still kept."""
+    # A day of slack: an event may carry the date on which its transaction began.
+    since = row.created_at.date() - timedelta(days=1)
     return [
         Change(
-            e.at, JobState(e.state), e.ready, e.reason, None if e.stop_cause is None else StopCause(e.stop_cause),
-            e.attempt, e.node_id,
+            at=e.at,
+            state=JobState(e.state),
+            ready=e.ready,
+            reason=e.reason,
+            stop_cause=None if e.stop_cause is None else StopCause(e.stop_cause),
+            attempt=e.attempt,
+            node_id=e.node_id,
         )
-        for e in stored.last_events(tx, job_id, EVENTS_SHOWN)
-    ]  # fmt: skip
+        for e in reversed(events.job_last(tx, row.id, since, EVENTS_SHOWN))
+    ]
 
 
 def tenant_of(row: Row | None) -> TenantNow:

@@ -91,12 +91,3 @@ def jobs_waiting(tx: Tx, keys: Sequence[tuple[int, int]], never_held_by: str | N
         {"keys": [k for k, _low in keys], "lows": [low for _k, low in keys], "shy": never_held_by, "most": most},
     )
     return {row.id: row.n for row in rows}
-
-
-def last_events(tx: Tx, job_id: UUID, most: int) -> Sequence[Row]:
-    """The last `most` changes of a job's state or reason, oldest first."""
-    return tx.rows(
-        """SELECT * FROM (SELECT at, state, ready, reason, stop_cause, attempt, node_id, id FROM event
-            WHERE job_id = %(id)s ORDER BY id DESC LIMIT %(most)s) e ORDER BY id""",
-        {"id": job_id, "most": most},
-    )
