@@ -10,7 +10,7 @@ import click
 # Where a command is, and its line in the list of commands: printing the list must import none of them.
 _RUN: Mapping[str, tuple[str, str]] = {
     "up": ("app.local.up:command", "Run the whole fabric on this machine until Ctrl-C."),
-    "token": ("app.local.token:command", "Print the token that `cfab up` made."),
+    "token": ("app.local.tokens.command:command", "Print the machine's token, or sign one for a tenant."),
     "demo": ("app.local.demo.command:command", "Show the whole fabric at work, then leave nothing."),
 }
 _USE: Mapping[str, tuple[str, str]] = {

@@ -24,6 +24,8 @@ from app.local.keepers import end_keepers
 from app.local.ports import free_port, require_free
 from app.local.postgres import PostgresServer
 from app.local.supervisor import Supervisor
+from app.local.tokens.keys import StackKeys
+from app.local.tokens.signing import ALGORITHM, issuer_of
 from app.local.valkey import ValkeyServer
 from app.services.inspect import executors
 from app.storage.database import Database
@@ -143,6 +145,10 @@ class Stack:
         files = {f"CFAB_{name}_FILE": str(self._data.root / "secrets" / name.lower()) for name in self._urls}
         if not self._settings.api_token:
             files["CFAB_API_TOKEN_FILE"] = str(self._data.token_file)
+        if not self._settings.auth_keys:
+            files["CFAB_AUTH_KEYS"] = str(StackKeys(self._data.root).public_file)
+            files["CFAB_AUTH_ISSUER"] = issuer_of(self._settings)
+            files["CFAB_AUTH_ALGORITHMS"] = ALGORITHM
         plain = {
             "CFAB_DATA_DIR": str(self._data.root),
             "CFAB_API_HOST": self._shape.host,
@@ -211,6 +217,8 @@ def prepare(settings: Settings, root: Path, shape: Shape, say: Callable[[str], N
     try:
         if not settings.api_token:
             data.secret(data.token_file.name)
+        if not settings.auth_keys:
+            StackKeys(root).ensure()
         stack = Stack(settings, data, shape, say)
         stack.check()
     except OSError as exc:
