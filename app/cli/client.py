@@ -85,6 +85,17 @@ class Client:
         shown: dict[str, Any] = self._json("GET", _path(job_id))
         return shown
 
+    def explain(self, job_id: str) -> dict[str, Any]:
+        """Why one job waits, or where it is."""
+        told: dict[str, Any] = self._json("GET", _path(job_id) + "/explain")
+        return told
+
+    def usage(self, job_id: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
+        """What the caller's active jobs (or one of them) use now, the longest running first."""
+        wanted = {"limit": str(limit), **({"job_id": job_id} if job_id else {})}
+        used: list[dict[str, Any]] = self._json("GET", "/samples/latest", params=wanted)
+        return used
+
     def stop(self, job_id: str, reason: str | None = None) -> dict[str, Any]:
         """Ask for a job's end: a pending one is cancelled, a running one gets SIGTERM, grace, SIGKILL."""
         body = {} if reason is None else {"reason": reason}
@@ -100,6 +111,28 @@ class Client:
         """The nodes and programs that run jobs now."""
         active: list[dict[str, Any]] = self._json("GET", "/admin/executors")
         return active
+
+    def tenants(self) -> list[dict[str, Any]]:
+        """The tenants that the caller may see, by name."""
+        found: list[dict[str, Any]] = []
+        while len(page := self._json("GET", "/tenants", params={"limit": "1000", "offset": str(len(found))})) == 1000:
+            found += page
+        return found + list(page)
+
+    def tenant(self, name_or_id: str) -> dict[str, Any]:
+        """One tenant with its quota and what it holds now."""
+        shown: dict[str, Any] = self._json("GET", _tenant_path(name_or_id))
+        return shown
+
+    def make_tenant(self, tenant: Mapping[str, Any]) -> dict[str, Any]:
+        """Make a tenant; refused when its name is taken."""
+        made: dict[str, Any] = self._json("POST", "/tenants", json=dict(tenant))
+        return made
+
+    def change_tenant(self, name_or_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Change the fields that are named, and no others."""
+        changed: dict[str, Any] = self._json("PATCH", _tenant_path(name_or_id), json=dict(changes))
+        return changed
 
     def log_lines(self, job_id: str, **options: str | None) -> dict[str, Any]:
         """The log so far as `{"lines": […]}`; options: tail, stream."""
@@ -238,6 +271,10 @@ def state_words(job: Mapping[str, Any]) -> str:
 
 def _path(job_id: str) -> str:
     return "/jobs/" + quote(job_id, safe="")
+
+
+def _tenant_path(name_or_id: str) -> str:
+    return "/tenants/" + quote(name_or_id, safe="")
 
 
 def _given(options: Mapping[str, str | None]) -> dict[str, str]:

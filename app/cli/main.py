@@ -21,6 +21,7 @@ _USE: Mapping[str, tuple[str, str]] = {
     "wait": ("app.cli.wait:command", "Wait until a job has ended."),
     "stop": ("app.cli.stop:command", "Stop a job, pending or running."),
     "cancel": ("app.cli.cancel:command", "Cancel a job that has not started."),
+    "tenant": ("app.cli.tenant:command", "Make, list, show and change tenants and their quotas."),
 }
 _ROLES: Mapping[str, tuple[str, str]] = {
     "api": ("app.cli.api:command", "Serve the API."),
