@@ -13,6 +13,7 @@ from app.api.contract import Contract
 from app.api.hub import Bells, Hub
 from app.api.jobs import contract as jobs
 from app.api.listener import Listener
+from app.api.live.service import LiveService
 from app.api.metrics import Exporter
 from app.api.stream_budget import StreamBudget
 from app.bells import Ringer
@@ -40,12 +41,15 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     db = db or Database(settings.database_url, settings.database_pool, "cfab-api", settings.statement_timeout_s)
     closing = Event()
+    streams = StreamBudget(settings.api_streams)
+    watch = Watch(db, settings.broker_url, closing)
     shared = Hub(
         settings=settings,
         db=db,
         ringer=ringer or Ringer(settings),
-        streams=StreamBudget(settings.api_streams),
-        watch=Watch(db, settings.broker_url, closing),
+        streams=streams,
+        watch=watch,
+        live=LiveService(watch, streams, closing, max(1, settings.database_pool // 4)),
         closing=closing,
     )
     app.extensions["cfab"] = shared

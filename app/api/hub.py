@@ -1,4 +1,4 @@
-"""What every spoke shares in one API process: settings, database, ringer, the watch, and the budget of open streams."""
+"""What every spoke shares in one API process: settings, database, ringer, the watch, the follow service."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Protocol, cast
 
 from flask import current_app
 
+from app.api.live.service import LiveService
 from app.api.stream_budget import StreamBudget
 from app.domain.priority import PriorityClass
 from app.services.watch import Watch
@@ -35,6 +36,7 @@ class Hub:
     ringer: Bells
     streams: StreamBudget
     watch: Watch
+    live: LiveService
     closing: Event = field(default_factory=Event)
 
     def ring(self, classes: Iterable[PriorityClass]) -> None:

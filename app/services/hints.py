@@ -41,7 +41,7 @@ def hear(broker_url: str, wanted: Callable[[], bool]) -> Iterator[tuple[frozense
     is no hint is skipped.
     """
     client = redis.Redis.from_url(broker_url, socket_connect_timeout=1, socket_timeout=5, health_check_interval=10)
-    listener = client.pubsub(ignore_subscribe_messages=True)
+    listener = client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
     try:
         listener.subscribe(CHANNEL)
         yield None

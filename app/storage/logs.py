@@ -33,13 +33,34 @@ def chunk_end(tx: Tx, attempt_ids: Sequence[UUID]) -> dict[UUID, int]:
     return {row.id: row.stored for row in rows}
 
 
+def logged_attempt(tx: Tx, job_id: UUID, attempt: int | None) -> Row | None:
+    """A job's tenant_id and state with one attempt (None: the latest), whose columns are null where there is none."""
+    return tx.row(
+        """SELECT j.tenant_id, j.state, a.id, a.number, a.log_day, a.outcome, a.ended_at, a.output_bytes,
+            a.truncated_bytes, a.log_gap
+        FROM job j LEFT JOIN attempt a ON a.job_id = j.id AND a.number = COALESCE(%(attempt)s, j.attempt)
+        WHERE j.id = %(id)s""",
+        {"id": job_id, "attempt": attempt},
+    )
+
+
 def read_chunks(tx: Tx, log_day: Any, attempt_id: UUID, after: int, limit: int) -> Sequence[Row]:
-    """Chunks from position `after` on, in order: position, length, codec, data."""
+    """Chunks from position `after` on, in order: position, length, codec, at, data."""
     return tx.rows(
-        """SELECT position, length, codec, data FROM log_chunk
+        """SELECT position, length, codec, at, data FROM log_chunk
         WHERE log_day = %(day)s AND attempt_id = %(id)s AND member = 0 AND position >= %(after)s
         ORDER BY position LIMIT %(limit)s""",
         {"day": log_day, "id": attempt_id, "after": after, "limit": limit},
+    )
+
+
+def read_chunk_before(tx: Tx, log_day: Any, attempt_id: UUID, before: int) -> Row | None:
+    """The last chunk that begins before position `before`."""
+    return tx.row(
+        """SELECT position, length, codec, data FROM log_chunk
+        WHERE log_day = %(day)s AND attempt_id = %(id)s AND member = 0 AND position < %(before)s
+        ORDER BY position DESC LIMIT 1""",
+        {"day": log_day, "id": attempt_id, "before": before},
     )
 
 

@@ -88,7 +88,7 @@ def job_body(**changes: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def settings(database_url: str) -> Settings:
-    return Settings(database_url=database_url, api_token=TOKEN, database_pool=4, api_threads=8)
+    return Settings(database_url=database_url, api_token=TOKEN, database_pool=4, api_threads=8, api_streams=4)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The output of a job: as text, as JSON lines, or as a live event stream."""
+"""The output of a job: as text, as bytes, as JSON lines, or live, as an event stream or over a WebSocket."""
 
 from __future__ import annotations
 
@@ -7,26 +7,31 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from flask import Response, request
+from flask import Blueprint, Response, request
 
 from app.api.answers import json_answer
 from app.api.auth import principal
 from app.api.hub import hub
 from app.api.jobs import schemas, translate
 from app.api.jobs.blueprint import blueprint
-from app.api.jobs.follow import Follower, Place, check_exists, parse_place
-from app.api.jobs.log_lines import STREAMS, as_lines, last_lines, only, slices
-from app.api.limits import limited
+from app.api.jobs.follow import render, render_raw
+from app.api.live.lines import STREAMS, as_lines, as_text, last_lines, only, own_lines, slices, stamped
+from app.api.live.log_feed import LogAsked, LogFeed, check_readable
+from app.api.live.place import Place, parse_place
 from app.services import logs
-from app.services.logs import Frame, LogSlice
+from app.services.logs import FABRIC, Frame, LogSlice
 
 _EVENTS = "text/event-stream"
+_BYTES = "application/octet-stream"
+_PATH = "/jobs/<job_id>/logs"
 
 
-@blueprint.route("/jobs/<job_id>/logs", methods=["GET"], tags=["logs"])
-@limited("stream")
+@blueprint.route(_PATH, methods=["GET"], tags=["logs"])
 @blueprint.arguments(schemas.LogsAsked(), location="query")
-@blueprint.response(200, {"type": "string"}, content_type="text/plain", description="The output")
+@blueprint.response(200, {"type": "string"}, content_type="text/plain", description="The output, safe for a terminal")
+@blueprint.response(
+    200, {"type": "string", "format": "binary"}, content_type=_BYTES, description="With raw=true: bytes"
+)
 @blueprint.response(200, schemas.LogLines, content_type="application/json", description="The output as lines")
 @blueprint.response(200, {"type": "string"}, content_type=_EVENTS, description="With follow=true: events until the end")
 @blueprint.alt_response(404, schema=schemas.ErrorShown)
@@ -38,47 +43,67 @@ _EVENTS = "text/event-stream"
 def show_log(asked: Mapping[str, Any], job_id: str) -> Response:
     """Text by default, `{"lines": …}` for `Accept: application/json`, server-sent events with follow=true."""
     identity = translate.parse_job_id(job_id)
-    best = request.accept_mimetypes.best_match(["text/plain", "application/json", _EVENTS], default="text/plain")
+    best = request.accept_mimetypes.best_match(
+        ["text/plain", "application/json", _EVENTS, _BYTES], default="text/plain"
+    )
     if asked["follow"] or best == _EVENTS:
-        return _follow(asked, identity)
-    first = check_exists(hub().db, principal().tenant_id, identity, asked.get("attempt"))
+        feed = _feed(asked, identity, request.headers.get("Last-Event-ID"), "Last-Event-ID")
+        return hub().live.sse(feed, principal().expires_at)
+    first = check_readable(hub().db, principal().tenant_id, identity, asked.get("attempt"))
     frames = _frames(asked, identity, first)
     if best == "application/json":
-        lines, truncated = as_lines(frames, asked.get("tail"))
+        frames = own_lines(frames)
+        lines, truncated = as_lines(stamped(frames) if asked["timestamps"] else frames, asked.get("tail"))
         return json_answer({"lines": lines, "truncated": truncated, "attempt": first.attempt})
+    return _text(asked, frames, first, raw=asked["raw"] or best == _BYTES)
+
+
+def _text(asked: Mapping[str, Any], frames: Iterator[Frame], first: LogSlice, raw: bool) -> Response:
+    """Text with everything that could drive a terminal taken out, or (`raw`) the very bytes and nothing else."""
+    frames = (frame for frame in frames if frame.stream != FABRIC) if raw else own_lines(frames)
     if "tail" in asked:
         frames = iter(last_lines(frames, asked["tail"]))
-    response = Response((frame.data for frame in frames), mimetype="text/plain")
+    if asked["timestamps"]:
+        frames = stamped(frames)
+    if raw:
+        response = Response((frame.data for frame in frames), mimetype=_BYTES)
+    else:
+        response = Response(as_text(frames), mimetype="text/plain")
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["X-Attempt"] = str(first.attempt)
+    response.headers["X-Truncated-Bytes"] = str(first.truncated_bytes)
+    response.headers["X-Log-Gap"] = "true" if first.log_gap else "false"
     return response
 
 
+@blueprint.arguments(schemas.LogsAsked(), location="query")
+def follow_log(asked: Mapping[str, Any], job_id: str) -> Response:
+    """The events of the same path over a WebSocket; `after` is the id of the last event received."""
+    identity = translate.parse_job_id(job_id)
+    feed = _feed(asked, identity, request.args.get("after"), "after")
+    return hub().live.websocket(feed, principal().expires_at)
+
+
+# Past the documented blueprint: OpenAPI has no words for WebSockets, and the path is described above.
+Blueprint.add_url_rule(blueprint, _PATH, "follow_log", follow_log, websocket=True)
+
+
 def _frames(asked: Mapping[str, Any], job_id: UUID, first: LogSlice) -> Iterator[Frame]:
-    read = partial(logs.read_log, hub().db, job_id, first.attempt)
+    read = partial(logs.read_log, hub().db, principal().tenant_id, job_id, first.attempt)
     stream = STREAMS[asked["stream"]] if "stream" in asked else None
     return (frame for part in slices(read, first) for frame in only(part.frames, stream))
 
 
-def _follow(asked: Mapping[str, Any], job_id: UUID) -> Response:
+def _feed(asked: Mapping[str, Any], job_id: UUID, after: str | None, field: str) -> LogFeed:
+    """The feed of what was asked. Raises NotFound before the stream begins, Invalid for a wrong `after`."""
     shared, caller = hub(), principal()
-    resumed = request.headers.get("Last-Event-ID")
-    place = parse_place(resumed) if resumed else Place(asked.get("attempt", 0))
-    check_exists(shared.db, caller.tenant_id, job_id, place.attempt or None)
-    follower = Follower(
-        db=shared.db,
-        tenant_id=caller.tenant_id,
-        job_id=job_id,
-        closing=shared.closing,
+    place = parse_place(after, field) if after else Place(asked.get("attempt", 0))
+    check_readable(shared.db, caller.tenant_id, job_id, place.attempt or None)
+    wanted = LogAsked(
         place=place,
         stream=STREAMS[asked["stream"]] if "stream" in asked else None,
-        tail=None if resumed else asked.get("tail"),
+        tail=None if after else asked.get("tail"),
         fixed="attempt" in asked,
     )
-    shared.streams.take()
-    response = Response(follower.events(), mimetype=_EVENTS)
-    response.call_on_close(shared.streams.give_back)
-    response.headers["Cache-Control"] = "no-cache"
-    response.headers["X-Accel-Buffering"] = "no"
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    return response
+    shown = render_raw if asked["raw"] else render
+    return LogFeed(shared.db, shared.live.reads, caller.tenant_id, job_id, wanted, shown)

@@ -177,6 +177,11 @@ class LogsAsked(ma.Schema):
     tail = QueryWhole(0, 2**31 - 1, metadata={"description": "Only the last lines."})
     stream = Choice("stdout", "stderr", metadata={"description": "Only one of the two streams."})
     attempt = QueryWhole(1, 2**31 - 1, metadata={"description": "An earlier attempt; the default is the last."})
+    timestamps = QueryFlag(load_default=False, metadata={"description": "Each line begins with its time."})
+    raw = QueryFlag(
+        load_default=False,
+        metadata={"description": "The very bytes, also those that drive terminals; in events as `base64`."},
+    )
 
 
 class JobSubmitted(ma.Schema):

@@ -25,7 +25,7 @@ def write(fabric: Fabric, taken: Assignment, text: bytes, position: int, stream:
 
 
 def told(fabric: Fabric, taken: Assignment, after: int = 0) -> list[bytes]:
-    return [frame.data for frame in read_log(fabric.db, taken.job_id, after=after).frames]
+    return [frame.data for frame in read_log(fabric.db, DEFAULT_TENANT, taken.job_id, after=after).frames]
 
 
 def test_lists_are_newest_first_and_their_totals_exact(fabric: Fabric, node: Node) -> None:
@@ -78,10 +78,10 @@ def test_numbers_are_zero_filled_and_exact(fabric: Fabric, node: Node) -> None:
 
 
 def test_a_job_that_was_not_tried_has_an_empty_open_log(fabric: Fabric) -> None:
-    log = read_log(fabric.db, fabric.submit_one())
+    log = read_log(fabric.db, DEFAULT_TENANT, fabric.submit_one())
     assert (list(log.frames), log.attempt, log.ended) == ([], 0, False)
     with pytest.raises(NotFound):
-        read_log(fabric.db, uuid4())
+        read_log(fabric.db, DEFAULT_TENANT, uuid4())
 
 
 def test_output_is_read_on_from_any_position_and_ends_with_the_attempt(fabric: Fabric, node: Node) -> None:
@@ -89,12 +89,12 @@ def test_output_is_read_on_from_any_position_and_ends_with_the_attempt(fabric: F
     taken = fabric.run(node)
     middle = write(fabric, taken, b"one", 0)
     end = write(fabric, taken, b"two", middle, logs.STDERR)
-    log = read_log(fabric.db, taken.job_id)
+    log = read_log(fabric.db, DEFAULT_TENANT, taken.job_id)
     assert [(f.stream, f.at, f.data) for f in log.frames] == [(1, 1.5, b"one"), (2, 1.5, b"two")]
     assert (log.next_position, log.ended) == (end, False)
     assert told(fabric, taken, middle) == [b"two"]
     fabric.finish(taken)
-    assert read_log(fabric.db, taken.job_id, after=end).ended
+    assert read_log(fabric.db, DEFAULT_TENANT, taken.job_id, after=end).ended
 
 
 def test_nothing_behind_a_missing_chunk_is_told_while_it_may_still_come(fabric: Fabric, node: Node) -> None:
@@ -102,7 +102,7 @@ def test_nothing_behind_a_missing_chunk_is_told_while_it_may_still_come(fabric: 
     taken = fabric.run(node)
     size = len(logs.frame(1, 0, b"one"))
     write(fabric, taken, b"two", size)
-    log = read_log(fabric.db, taken.job_id)
+    log = read_log(fabric.db, DEFAULT_TENANT, taken.job_id)
     assert (list(log.frames), log.next_position) == ([], 0)
     write(fabric, taken, b"one", 0)
     assert told(fabric, taken) == [b"one", b"two"]
@@ -113,9 +113,36 @@ def test_after_the_end_a_gap_is_passed_and_the_rest_is_told(fabric: Fabric, node
     taken = fabric.run(node)
     end = write(fabric, taken, b"late", 500)
     fabric.finish(taken, log_gap=True)
-    log = read_log(fabric.db, taken.job_id)
-    assert ([f.data for f in log.frames], log.next_position, log.ended) == ([b"late"], end, True)
+    log = read_log(fabric.db, DEFAULT_TENANT, taken.job_id)
+    told_gap, late = log.frames
+    assert (told_gap.stream, told_gap.data) == (logs.FABRIC, b"[log gap: about 500 bytes are missing here]\n")
+    assert (late.data, log.next_position, log.ended) == (b"late", end, False)
+    assert log.log_gap
+    rest = read_log(fabric.db, DEFAULT_TENANT, taken.job_id, after=end)
+    assert ([f.data for f in rest.frames], rest.next_position, rest.ended) == (
+        [b"[log gap: output is missing here]\n"], end, True,
+    )  # fmt: skip
     assert job_detail(fabric.db, DEFAULT_TENANT, taken.job_id).attempts[0].log_gap
+
+
+def test_what_went_beyond_the_cap_is_said_behind_the_last_byte(fabric: Fabric, node: Node) -> None:
+    fabric.submit_one()
+    taken = fabric.run(node)
+    end = write(fabric, taken, b"kept", 0)
+    fabric.finish(taken, output_bytes=end, truncated_bytes=12)
+    first = read_log(fabric.db, DEFAULT_TENANT, taken.job_id)
+    assert ([f.data for f in first.frames], first.ended, first.truncated_bytes) == ([b"kept"], False, 12)
+    rest = read_log(fabric.db, DEFAULT_TENANT, taken.job_id, after=first.next_position)
+    assert [(f.stream, f.data) for f in rest.frames] == [(logs.FABRIC, b"[truncated: 12 bytes were dropped]\n")]
+    assert (rest.next_position, rest.ended) == (first.next_position, True)
+
+
+def test_a_foreign_job_has_no_log(fabric: Fabric, node: Node) -> None:
+    fabric.submit_one()
+    taken = fabric.run(node)
+    for asked in (None, 1):
+        with pytest.raises(NotFound, match="Job not found"):
+            read_log(fabric.db, fabric.add_tenant(), taken.job_id, asked)
 
 
 def test_a_log_is_told_in_bounded_slices(fabric: Fabric, node: Node) -> None:
@@ -127,7 +154,7 @@ def test_a_log_is_told_in_bounded_slices(fabric: Fabric, node: Node) -> None:
     fabric.finish(taken)
     after, slices, ended = 0, [], False
     while not ended:
-        log = read_log(fabric.db, taken.job_id, after=after, chunks=3)
+        log = read_log(fabric.db, DEFAULT_TENANT, taken.job_id, after=after, chunks=3)
         after, ended = log.next_position, log.ended
         slices.append(b"".join(f.data for f in log.frames))
     assert slices[:2] == [b"012", b"345"]
@@ -140,10 +167,11 @@ def test_each_attempt_has_its_own_log_and_the_last_is_shown(fabric: Fabric, node
         taken = fabric.run(node)
         write(fabric, taken, text, 0)
         fabric.finish(taken, Ending(exit_code=1))
-    assert [[f.data for f in read_log(fabric.db, taken.job_id, n).frames] for n in (1, 2)] == [[b"first"], [b"second"]]
+    read = [read_log(fabric.db, DEFAULT_TENANT, taken.job_id, n).frames for n in (1, 2)]
+    assert [[frame.data for frame in frames] for frames in read] == [[b"first"], [b"second"]]
     assert job_detail(fabric.db, DEFAULT_TENANT, taken.job_id).stdout == b"second"
     with pytest.raises(NotFound, match="no attempt 3"):
-        read_log(fabric.db, taken.job_id, 3)
+        read_log(fabric.db, DEFAULT_TENANT, taken.job_id, 3)
 
 
 @pytest.mark.parametrize(("cap", "out", "cut"), [(3, b"aab", True), (4, b"aabb", False), (9, b"aabb", False)])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 
-from app.services.logs import STDERR, STDOUT, Frame, LogSlice
+from app.services.logs import FABRIC, STDERR, STDOUT, Frame, LogSlice
+from app.services.plain_text import Plain
 
-STREAMS = {"stdout": STDOUT, "stderr": STDERR}
+STREAMS = {"stdout": STDOUT, "stderr": STDERR, "fabric": FABRIC}
 STREAM_WORD = {number: word for word, number in STREAMS.items()}
 
 MAX_LINES = 10_000
@@ -23,12 +26,54 @@ def slices(read: Read, first: LogSlice) -> Iterator[LogSlice]:
     part = first
     while part.frames:
         yield part
+        if part.ended:
+            return
         part = read(part.next_position)
 
 
 def only(frames: Iterable[Frame], stream: int | None) -> Iterator[Frame]:
-    """The frames of one stream, or all."""
-    return (frame for frame in frames if stream is None or frame.stream == stream)
+    """The frames of one stream, or all; and always what says that something is missing."""
+    return (frame for frame in frames if stream is None or frame.stream in {stream, FABRIC})
+
+
+def own_lines(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """The frames, with the fabric's words on lines of their own."""
+    last = b"\n"
+    for frame in frames:
+        if frame.stream == FABRIC and not last.endswith(b"\n"):
+            frame = replace(frame, data=b"\n" + frame.data)
+        last = frame.data or last
+        yield frame
+
+
+def stamped(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """Each line with the time at which its first byte came, in UTC to the millisecond, and a space before it."""
+    begins = True
+    for frame in frames:
+        if not frame.data:
+            continue
+        stamp = stamp_of(frame.at).encode()
+        ends = frame.data.endswith(b"\n")
+        body = frame.data[:-1] if ends else frame.data
+        told = (stamp if begins else b"") + body.replace(b"\n", b"\n" + stamp) + (b"\n" if ends else b"")
+        begins = ends
+        yield replace(frame, data=told)
+
+
+def stamp_of(at: float) -> str:
+    """A line's time as it stands before it."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") + " "
+
+
+def as_text(frames: Iterable[Frame]) -> Iterator[str]:
+    """Text that is safe to show in a terminal: invalid UTF-8 is U+FFFD, control sequences are gone."""
+    decode = codecs.getincrementaldecoder("utf-8")("replace")
+    plain = Plain()
+    for frame in frames:
+        text = plain.feed(decode.decode(frame.data))
+        if text:
+            yield text
+    yield plain.feed(decode.decode(b"", final=True)) + plain.rest()
 
 
 def last_lines(frames: Iterable[Frame], count: int) -> list[Frame]:
