@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,10 @@ SLOT_USERS = Mode("slot-users", uid_base=200_000)
 CGROUPS = Mode("cgroups", cgroups="auto")
 SANDBOX = Mode("sandbox", cgroups="auto", bwrap="bwrap")
 SANDBOX_ALONE = Mode("sandbox-without-cgroups", bwrap="bwrap")
-PROCESS_MODES = (PLAIN, SLOT_USERS, CGROUPS, SANDBOX, SANDBOX_ALONE)
+# The ways of birth on machines that `spawn` does not know.
+ZYGOTE = Mode("zygote", uid_base=200_000, births="zygote")
+FORK = Mode("fork", births="fork")
+PROCESS_MODES = (PLAIN, SLOT_USERS, CGROUPS, SANDBOX, SANDBOX_ALONE, ZYGOTE, FORK)
 
 
 def _missing(reason: str) -> None:
@@ -39,7 +43,7 @@ def available(mode: Mode) -> Mode:
     if mode.bwrap and plan.bwrap is None:
         _missing("; ".join(plan.warnings))
     sandbox_uid = 200_000 if root else None
-    return Mode(mode.name, mode.fake, sandbox_uid if mode.bwrap else mode.uid_base, mode.cgroups, plan.bwrap)
+    return replace(mode, uid_base=sandbox_uid if mode.bwrap else mode.uid_base, bwrap=plan.bwrap)
 
 
 @pytest.fixture
@@ -81,6 +85,12 @@ def plain_lab(node_directory: Path) -> Iterator[Lab]:
 def slot_lab(node_directory: Path) -> Iterator[Lab]:
     """Real processes, each slot with a user of its own, without control groups."""
     yield from _lab(SLOT_USERS, node_directory)
+
+
+@pytest.fixture
+def zygote_lab(node_directory: Path) -> Iterator[Lab]:
+    """Like `slot_lab`, with a zygote that forks the jobs."""
+    yield from _lab(ZYGOTE, node_directory)
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ class Mode:
     uid_base: int | None = None
     cgroups: str = "off"
     bwrap: str | None = None
+    births: str = "auto"
 
     @property
     def sandbox(self) -> str:
@@ -121,6 +122,7 @@ class Lab:
                     uid_base=self.mode.uid_base,
                     cgroups=self.mode.cgroups,
                     bwrap=self.mode.bwrap,
+                    births=self.mode.births,
                 )
             )
         elif not hasattr(self, "runner"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 from workers.keeper.folders import SPOOL, WORK
@@ -41,6 +42,10 @@ BLANK_RECORD: dict[str, Any] = {
 }
 
 
+def nothing() -> None:
+    """Say that nothing failed."""
+
+
 def boottime() -> float:
     """Return seconds since boot, suspended time included: the clock of leases and limits."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -54,7 +59,7 @@ class Attempt:
         "deadline",
         "directory",
         "ending_since",
-        "failure_fd",
+        "failure",
         "gate",
         "job_pid",
         "job_pidfd",
@@ -87,7 +92,7 @@ class Attempt:
         self.cgroup: Cgroup | None = None
         self.pid = 0
         self.job_pid = 0
-        self.failure_fd = -1
+        self.failure: Callable[[], str | None] = nothing
         self.job_pidfd = -1
         self.gate: int | None = None
         self.wait_status: int | None = None
@@ -155,7 +160,8 @@ class Attempt:
         """Release every descriptor."""
         self.close_gate()
         self.output.close()
-        for fd in (self.job_pidfd, self.failure_fd):
-            if fd >= 0:
-                os.close(fd)
-        self.job_pidfd = self.failure_fd = -1
+        if self.job_pidfd >= 0:
+            os.close(self.job_pidfd)
+        self.job_pidfd = -1
+        self.failure()
+        self.failure = nothing

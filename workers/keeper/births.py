@@ -24,12 +24,12 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 class Births:
     """Starts attempts with what this host offers."""
 
-    def __init__(self, layer: CgroupLayer | None, bwrap: str | None, folders: Folders) -> None:
+    def __init__(self, layer: CgroupLayer | None, bwrap: str | None, folders: Folders, way: str = "auto") -> None:
         """Prepare to fork."""
         self._layer = layer
         self._bwrap = bwrap
         self._folders = folders
-        self.launcher = Launcher()
+        self.launcher = Launcher(way)
         self._boot = processes.boot_id()
 
     def create(self, attempt: Attempt) -> None:
@@ -73,7 +73,7 @@ class Births:
         fds = [] if gate_child is None else [gate_child]
         try:
             fds[:0] = attempt.output.open_pipes()
-            attempt.pid, attempt.failure_fd = self.launcher.fork(birth, fds)
+            attempt.pid, attempt.failure = self.launcher.fork(birth, fds)
             # From here on the process is there, and only its end may end the attempt: a full disk must not.
             with contextlib.suppress(OSError):
                 attempt.notes.add_process(attempt.pid, processes.start_ticks(attempt.pid))

@@ -41,6 +41,13 @@ def open_null_above_gate() -> int:
     return fd
 
 
+def candidates(file: str, env: dict[str, str]) -> list[str]:
+    """Return the paths under which a program may be: itself, or by each directory of the job's own PATH."""
+    if "/" in file:
+        return [file]
+    return [os.path.join(folder, file) for folder in env.get("PATH", os.defpath).split(":")]
+
+
 def become_job(birth: Birth, fds: Sequence[int], null_fd: int, parent: int) -> NoReturn:
     """Confine this process and exec the program; what fails is written to the failure descriptor.
 

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import os
 
-from workers.keeper.attempt import Attempt
+from workers.keeper.attempt import Attempt, nothing
 from workers.keeper.gate import Folded, exit_from_pidfd
-from workers.keeper.launch import failure
 
 
-def record_end(attempt: Attempt, bwrap: str | None) -> None:
+def record_end(attempt: Attempt) -> None:
     """Fill in exit code or signal, or why the program never ran. Without a process there is nothing to read."""
     record, status = attempt.record, attempt.wait_status
     if status is None:
         return
     sandboxed = attempt.spec.sandbox != "off"
-    program = attempt.spec.executable or attempt.spec.argv[0]
-    failure_fd, attempt.failure_fd = attempt.failure_fd, -1
-    record["spawn_error"] = failure(failure_fd, str(bwrap) if sandboxed else program)
+    failure, attempt.failure = attempt.failure, nothing
+    record["spawn_error"] = failure()
     if record["spawn_error"] is not None:
         return
     if not sandboxed:

@@ -56,18 +56,19 @@ class Jobs:
         uid_base: int | None,
         layer: CgroupLayer | None,
         bwrap: str | None,
+        births: str,
         poller: Poller,
         timers: Timers,
         emit: Callable[[dict[str, Any]], None],
     ) -> None:
-        """Serve `directory`; `uid_base` None runs jobs as the keeper's own user."""
+        """Serve `directory`; `uid_base` None runs jobs as the keeper's own user; `births` is the `Launcher`'s way."""
         self._uid_base = uid_base
         self._bwrap = bwrap
         self._poller = poller
         self._timers = timers
         self._emit = emit
         self.folders = Folders(directory)
-        self._births = Births(layer, bwrap, self.folders)
+        self._births = Births(layer, bwrap, self.folders, births)
         self.attempts: dict[str, Attempt] = {}
         self._by_pid: dict[int, Attempt] = {}
         self._slots: dict[int, str] = {}
@@ -349,7 +350,7 @@ class Jobs:
         if attempt.gate is not None:
             self._poller.remove(attempt.gate)
         attempt.output.drain()
-        record_end(attempt, self._bwrap)
+        record_end(attempt)
         record_usage(attempt)
         if attempt.cgroup is not None and not attempt.cgroup.remove():
             self._dead_groups.append(attempt.cgroup)

@@ -1,6 +1,7 @@
-"""The moment of birth: one job process, by the cheapest way that can confine it.
+"""The moment of birth: one job process, by the cheapest way that this machine knows, and why one never ran.
 
-Plain jobs of the keeper's own user go through CPython's C code (vfork, 0.4 ms); all others through the zygote.
+A child that only borrows memory is the cheapest; where that is not known a zygote forks, and where there can be no
+zygote either, the keeper itself.
 """
 
 from __future__ import annotations
@@ -8,49 +9,64 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
-import importlib
 import marshal
 import os
 import resource
 import socket
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 from workers.keeper import processes, zygote
-from workers.keeper.child import SOFT_OPEN_FILES, Birth, become_job, open_null_above_gate
+from workers.keeper.child import Birth, become_job, candidates, open_null_above_gate
+from workers.keeper.spawn import Spawner
 
 ZYGOTE_TIMEOUT_S = 10.0
 # The descriptor under which the zygote finds its socket.
 ZYGOTE_FD = 4
 
 
-class Launcher:
-    """Forks job processes; what went wrong in one before its exec is told through a pipe of its own."""
+class Born(NamedTuple):
+    """A child: its process id, and a function that says once, after its end, why it never ran (None if it did)."""
 
-    def __init__(self) -> None:
-        """Set what every child inherits, and find out which ways of forking there are."""
+    pid: int
+    failure: Callable[[], str | None]
+
+
+class Launcher:
+    """Gives birth to job processes."""
+
+    def __init__(self, way: str = "auto") -> None:
+        """Set what every child inherits, and find out which way there is; `way` spawn, zygote or fork insists."""
         self._null_fd = open_null_above_gate()
-        self._own_files = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         processes.forbid_new_privileges()
-        self._quick = _find_quick_fork()
+        self._spawner: Spawner | None = None
         self._zygote: socket.socket | None = None
         self.zygote_pids: set[int] = set()
-        if zygote.can_be_used():
+        if way in ("auto", "spawn"):
+            try:
+                self._spawner = Spawner(self._null_fd, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+            except OSError:
+                if way == "spawn":
+                    raise
+        self._asks_zygote = self._spawner is None and way != "fork" and zygote.can_be_used()
+        if self._asks_zygote:
             self._start_zygote()
 
-    def fork(self, birth: Birth, fds: Sequence[int]) -> tuple[int, int]:
-        """Start the child, not waiting for its exec; return its process id and the pipe for `failure`.
+    def fork(self, birth: Birth, fds: Sequence[int]) -> Born:
+        """Start the child; it may be before its exec still.
 
         `fds` are its stdout and stderr, and the gate where there is one; the caller closes them. Raises OSError.
         """
+        if self._spawner is not None:
+            pid, outcome = self._spawner.fork(birth, fds)
+            return Born(pid, lambda: _explain(birth.file, outcome.number) if outcome.number else None)
         failure_read, failure_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         ordered = [*fds[:2], failure_write, *fds[2:]]
         try:
-            if self._quick is not None and birth.uid is None and not birth.gated and not birth.join_paths:
-                pid = self._fork_quickly(birth, ordered, failure_read)
-            elif zygote.can_be_used():
+            if self._asks_zygote:
                 pid = self._ask_zygote(birth, ordered)
             else:
                 parent = os.getpid()
@@ -62,30 +78,13 @@ class Launcher:
             raise
         finally:
             os.close(failure_write)
-        return pid, failure_read
+        return Born(pid, partial(_told_by, failure_read, birth.file))
 
     def reaped(self, pid: int) -> None:
         """Note that a zygote ended; the next request starts another."""
         if pid in self.zygote_pids:
             self.zygote_pids.discard(pid)
             self._close_zygote()
-
-    def _fork_quickly(self, birth: Birth, fds: Sequence[int], failure_read: int) -> int:
-        assert self._quick is not None
-        fork_exec, last = self._quick
-        env = [os.fsencode(f"{name}={value}") for name, value in birth.env.items()]
-        paths = tuple(os.fsencode(path) for path in candidates(birth.file, birth.env))
-        # The child has the limits that its parent has at the fork.
-        soft = min(SOFT_OPEN_FILES, self._own_files[0])
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, self._own_files[1]))
-        try:
-            pid: int = fork_exec(
-                birth.argv, paths, False, (), birth.cwd, env, self._null_fd, -1, -1, fds[0], -1, fds[1],
-                failure_read, fds[2], True, True, -1, None, None, None, 0o022, None, *last,
-            )  # fmt: skip
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, self._own_files)
-        return pid
 
     def _start_zygote(self) -> socket.socket:
         ours, theirs = socket.socketpair()
@@ -125,8 +124,8 @@ class Launcher:
         return int(pid)
 
 
-def failure(fd: int, file: str) -> str | None:
-    """Return why a child never reached its exec, None when it did. To be asked after its end; closes `fd`."""
+def _told_by(fd: int, file: str) -> str | None:
+    """Read a child's own words from its pipe, and close that."""
     data = b""
     with contextlib.suppress(BlockingIOError):
         data = os.read(fd, 65536)
@@ -139,40 +138,6 @@ def failure(fd: int, file: str) -> str | None:
     except (IndexError, ValueError):
         return f"{file}: {data.decode(errors='replace')}"
     return _explain(file, number)
-
-
-def _find_quick_fork() -> tuple[Any, tuple[Any, ...]] | None:
-    """Return CPython's fork_exec and the last arguments this version wants; None when it cannot be used.
-
-    It is the function under subprocess.Popen, but private: so it is tried with a program that does not exist.
-    """
-    try:
-        fork_exec: Any = importlib.import_module("_posixsubprocess").fork_exec
-    except (ImportError, AttributeError):
-        return None
-    for last in ((True,), ()):
-        read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-        try:
-            pid = fork_exec(
-                ["x"], (b"/nonexistent/x",), False, (), "/", [], -1, -1, -1, -1, -1, -1, read_fd, write_fd,
-                True, True, -1, None, None, None, 0o022, None, *last,
-            )  # fmt: skip
-            os.waitpid(pid, 0)
-            if os.read(read_fd, 100).startswith(b"OSError:2:"):
-                return fork_exec, last
-        except TypeError:
-            continue
-        finally:
-            os.close(read_fd)
-            os.close(write_fd)
-    return None
-
-
-def candidates(file: str, env: dict[str, str]) -> list[str]:
-    """Return the paths under which a program may be: itself, or by each directory of the job's own PATH."""
-    if "/" in file:
-        return [file]
-    return [os.path.join(folder, file) for folder in env.get("PATH", os.defpath).split(":")]
 
 
 def _explain(file: str, number: int) -> str:

@@ -21,12 +21,13 @@ class Arguments(NamedTuple):
     uid_base: int | None = None
     cgroups: str = "auto"
     bwrap: str | None = None
+    births: str = "auto"
     idle_exit_s: float | None = None
 
 
 def parse_arguments(words: list[str]) -> Arguments:
     """Read `--name value` pairs. Raises ValueError saying what is wrong."""
-    kinds = {"--dir": str, "--uid-base": int, "--cgroups": str, "--bwrap": str, "--idle-exit-s": float}
+    kinds = {"--dir": str, "--uid-base": int, "--cgroups": str, "--bwrap": str, "--births": str, "--idle-exit-s": float}
     if len(words) % 2 or any(name not in kinds for name in words[::2]):
         raise ValueError(f"arguments {words}: wanted pairs of {', '.join(kinds)} and a value")
     pairs = zip(words[::2], words[1::2], strict=True)
@@ -38,6 +39,8 @@ def parse_arguments(words: list[str]) -> Arguments:
         raise ValueError(f"--uid-base {parsed.uid_base}: it needs root and must be at least 1000")
     if parsed.cgroups not in ("auto", "off"):
         raise ValueError(f"--cgroups {parsed.cgroups}: it must be auto or off")
+    if parsed.births not in ("auto", "spawn", "zygote", "fork"):
+        raise ValueError(f"--births {parsed.births}: it must be auto, spawn, zygote or fork")
     return parsed
 
 
@@ -114,6 +117,7 @@ def _serve(parsed: Arguments, directory: str, ready_fd: int, guard_pid: int, gua
         uid_base=parsed.uid_base,
         layer=layer,
         bwrap=parsed.bwrap,
+        births=parsed.births,
         idle_exit_s=parsed.idle_exit_s,
         guard_pid=guard_pid,
         guard_fd=guard_fd,

@@ -40,6 +40,7 @@ class Config(NamedTuple):
     uid_base: int | None
     layer: CgroupLayer | None
     bwrap: str | None
+    births: str
     idle_exit_s: float | None
     guard_pid: int
     guard_fd: int
@@ -77,7 +78,7 @@ class Service:
         self._wakeup_read = self._watch_signals()
         self._jobs = Jobs(
             config.directory, uid_base=config.uid_base, layer=config.layer, bwrap=config.bwrap,
-            poller=self._poller, timers=self._timers, emit=self._emit,
+            births=config.births, poller=self._poller, timers=self._timers, emit=self._emit,
         )  # fmt: skip
         for attempt in recover(config.directory, config.uid_base):
             self._jobs.adopt_ended(attempt)

@@ -1,8 +1,8 @@
 """A tiny process that forks jobs for the keeper: `zygote.py SOCKET KEEPER_PID`.
 
-Forking the keeper itself copies its memory for every job, and every page it then touches once more: 2 ms of its one
-thread. This one has a third of the pages and nothing else to do. With CLONE_PARENT the jobs are nevertheless the
-keeper's own children: it waits for them, and they die with it.
+For machines whose system calls `spawn` does not know. Forking the keeper itself copies its memory for every job, and
+every page it then touches once more: 2 ms of its one thread. This one has a third of the pages and nothing else to do.
+With CLONE_PARENT the jobs are nevertheless the keeper's own children: it waits for them, and they die with it.
 """
 
 from __future__ import annotations

@@ -44,12 +44,13 @@ class CommandFailed(RunnerError):
 
 @dataclass(frozen=True, slots=True)
 class KeeperOptions:
-    """How to start a keeper where none serves the directory."""
+    """How to start a keeper where none serves the directory; `births` other than auto is for tests."""
 
     directory: Path
     uid_base: int | None = None
     cgroups: str = "auto"
     bwrap: str | None = None
+    births: str = "auto"
     idle_exit_s: float | None = None
 
     def command(self) -> list[str]:
@@ -59,6 +60,8 @@ class KeeperOptions:
             argv += ["--uid-base", str(self.uid_base)]
         if self.bwrap is not None:
             argv += ["--bwrap", self.bwrap]
+        if self.births != "auto":
+            argv += ["--births", self.births]
         if self.idle_exit_s is not None:
             argv += ["--idle-exit-s", str(self.idle_exit_s)]
         return argv
