@@ -36,7 +36,7 @@ PUBLIC = {"/jobs/api/v1/health", "/ai/api/v1/health", "/ai/api/v1/ready", "/gpu/
           "/api/v1/runtime/compute/health", "/v1/health"}  # fmt: skip
 """Routes that need no token; each must say no more than whether the server is well."""
 
-SHOWN_IDS = {"compute": "job_", "gpu": "job-", "ai": "job-", "hpc": "job-"}
+SHOWN_IDS = {"compute": "job_", "gpu": "job-", "ai": "job-"}
 """How a contract shows the id of a job, where it does not show the plain UUID."""
 
 EVENTS = {"Accept": "text/event-stream"}

@@ -10,6 +10,7 @@ from typing import Any
 
 import jwt
 import pytest
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from app.api.auth.claims import ClaimNames
 from app.api.auth.keys import Key, parse_keys
@@ -348,7 +349,8 @@ class TestKeys:
             jwk(private_key("rsa1024"), "key-1"),
             jwk(private_key("p256"), "key-1", use="enc"),
             jwk(private_key("p256"), "key-1", key_ops=["sign"]),
-            jwk(private_key("p256"), "key-1", d="AAAA"),
+            json.loads(ECAlgorithm.to_jwk(private_key("p256"))),
+            json.loads(RSAAlgorithm.to_jwk(private_key("rsa2048"))),
             jwk(private_key("p256"), "key-1", alg="ES384"),
             jwk(private_key("p256"), "key-1", alg=7),
             jwk(private_key("p256"), "key-1", x="!!"),
