@@ -44,9 +44,14 @@ class Claimer:
 
 
 class Claimed(list[Assignment]):
-    """What a claim brought. `more`: jobs may wait for room on this node, so that any room is worth a claim."""
+    """What a claim brought. `more`: jobs may wait for room on this node, so that any room is worth a claim.
+
+    `passed_over`: there was room left, but another claim was deciding a tenant's quota at that moment; jobs of that
+    tenant may fit, and no bell will say so: claim again in a moment.
+    """
 
     more: bool = False
+    passed_over: bool = False
 
 
 def claim(db: Database, claimer: Claimer, limit: int) -> Claimed:
@@ -89,6 +94,7 @@ def claim_in(tx: Tx, claimer: Claimer, limit: int) -> Claimed:
         draw.take_from(PriorityClass(number))
     claimed = Claimed()
     claimed.more = bool(node.classes)
+    claimed.passed_over = draw.passed_over
     if not draw.taken:
         return claimed
     holds = [_hold(row, shape, pins) for row, shape, pins in draw.taken]
@@ -121,9 +127,15 @@ class _Draw:
         self._per_tenant, self._page_size = (4, SMALL_PAGE) if self._left <= 4 else (8, PAGE)
         self._rounds = ROUNDS
         self._views: dict[UUID, TenantView] = {}
-        self._undecided: dict[UUID, Room] = {}
+        self._undecided: set[UUID] = set()
         self._drained: set[int] = set()
+        self._busy = False
         self.taken: list[tuple[Row, Resources, tuple[Gpu, ...]]] = []
+
+    @property
+    def passed_over(self) -> bool:
+        """Whether a tenant was left out because its quota was being decided elsewhere, while there was room left."""
+        return self._busy and self._left > 0
 
     @property
     def _over(self) -> bool:
@@ -169,7 +181,7 @@ class _Draw:
             if key.tenant_id not in self._views:
                 self._views[key.tenant_id] = first_view(row)
                 if _quota(row) != Room():
-                    self._undecided[key.tenant_id] = _quota(row)
+                    self._undecided.add(key.tenant_id)
         while keys and not self._over:
             takes = self._decide(list(keys.values()))
             if not takes:
@@ -192,15 +204,17 @@ class _Draw:
         tenants = {key.id: key.tenant_id for key in keys}
         while True:
             takes = choose(keys, self._views, self._free, self._left)
-            asked = {tenants[take.key_id] for take in takes} & self._undecided.keys()
+            asked = {tenants[take.key_id] for take in takes} & self._undecided
             if not asked:
                 return takes
             locked = claims.try_lock_tenants(self._tx, sorted(asked))
+            self._busy |= locked != asked
             used = claims.tenant_usage(self._tx, sorted(locked)) if locked else {}
             for tenant in asked:
-                quota, view = self._undecided.pop(tenant), self._views[tenant]
-                use = used.get(tenant)
-                room = _room(quota, use) if tenant in locked else None
+                self._undecided.discard(tenant)
+                view, use = self._views[tenant], used.get(tenant)
+                # The quota is read again under the lock: it may have been lowered since.
+                room = _room(_quota(use), use) if use is not None and use.active else None
                 self._views[tenant] = TenantView(_share(use) / view.weight, view.weight, room)
 
     def _take_jobs(self, takes: list[Take], keys: dict[int, KeySummary]) -> Counter[int]:
@@ -246,10 +260,7 @@ def _quota(row: Row) -> Room:
     )
 
 
-def _room(quota: Room, use: Row | None) -> Room:
-    if use is None:
-        return quota
-
+def _room(quota: Room, use: Row) -> Room:
     def left(limit: int | None, used: Any) -> int | None:
         return None if limit is None else limit - int(used)
 

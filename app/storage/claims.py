@@ -65,12 +65,16 @@ def try_lock_tenants(tx: Tx, tenants: Sequence[UUID]) -> set[UUID]:
 
 
 def tenant_usage(tx: Tx, tenants: Sequence[UUID]) -> dict[UUID, Row]:
-    """What each tenant holds on all nodes together. Exact for a tenant whose quota lock is held."""
+    """What each tenant may hold and holds on all nodes together. Exact for a tenant whose quota lock is held."""
     rows = tx.rows(
-        """SELECT tenant_id, sum(jobs)::bigint AS jobs, sum(cpus_milli)::bigint AS cpus_milli,
-            sum(memory_bytes)::bigint AS memory_bytes, sum(gpus)::bigint AS gpus,
-            sum(gpu_memory_bytes)::bigint AS gpu_memory_bytes
-        FROM usage WHERE tenant_id = ANY(%(tenants)s) GROUP BY tenant_id""",
+        """SELECT t.id AS tenant_id, t.active, t.quota_jobs, t.quota_cpus_milli, t.quota_memory_bytes, t.quota_gpus,
+            t.quota_gpu_memory_bytes, u.*
+        FROM tenant t CROSS JOIN LATERAL (
+            SELECT COALESCE(sum(jobs), 0)::bigint AS jobs, COALESCE(sum(cpus_milli), 0)::bigint AS cpus_milli,
+                COALESCE(sum(memory_bytes), 0)::bigint AS memory_bytes, COALESCE(sum(gpus), 0)::bigint AS gpus,
+                COALESCE(sum(gpu_memory_bytes), 0)::bigint AS gpu_memory_bytes
+            FROM usage WHERE tenant_id = t.id) u
+        WHERE t.id = ANY(%(tenants)s)""",
         {"tenants": list(tenants)},
     )
     return {row.tenant_id: row for row in rows}

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 BATCH = 64
 GATHER_S = 0.006
 """How long a claim for freed slots waits for more of them: one claim for many costs little more than for one."""
+AGAIN_S = (0.05, 0.1)
+"""When a claim found a tenant's quota being decided by another node, the next one comes after a pause of this range."""
 
 
 def boottime() -> float:
@@ -58,6 +60,7 @@ class ClaimLoop:
         self._stopped = threading.Event()
         self._hungry = True
         self._gather = False
+        self._again = False
         self._claiming = threading.Lock()
         self._joined = False
         self.draining = False
@@ -110,6 +113,9 @@ class ClaimLoop:
         finally:
             self.claims_ended += 1
         self._hungry = bool(taken) or taken.more
+        if taken.passed_over:
+            self._again = True
+            self._bell.set()
 
     def _joint_turn(self, ends: Sequence[Finished], limit: int) -> tuple[FinishResult, Claimed]:
         try:
@@ -134,6 +140,11 @@ class ClaimLoop:
             rang = self._bell.wait(self._settings.poll_s * random.uniform(0.7, 1.3))
             # Clear first, claim after: a bell during the claim leads to one more round, never to a lost job.
             self._bell.clear()
+            if self._again:
+                # A bell ends the pause at once: what it tells of need not be what was passed over.
+                self._again = False
+                self._bell.wait(random.uniform(*AGAIN_S))
+                self._bell.clear()
             if self._stopped.is_set():
                 return
             if self._gather and self._registry.free_slots < self._registry.slots // 2:
@@ -175,4 +186,7 @@ class ClaimLoop:
                 self.claims_ended += 1
             # What did not fit, or what others held at that moment, is tried again as soon as a slot is free.
             self._hungry = bool(taken) or taken.more
+            if taken.passed_over:
+                self._again = True
+                self._bell.set()
             return len(taken) == limit

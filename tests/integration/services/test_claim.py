@@ -98,9 +98,11 @@ def test_a_node_gets_only_what_it_can_run(fabric: Fabric) -> None:
 def test_however_many_shapes_are_blocked_the_next_that_fits_is_taken(
     fabric: Fabric, columns: dict[str, int], blocked: object
 ) -> None:
-    tenant = fabric.add_tenant(**columns)
+    tenant = fabric.add_tenant()
     node = fabric.add_node(gpus=(gpu(1, "NVIDIA T4", 16),))
     fabric.submit(*[job(priority=900 + n, resources=blocked) for n in range(12)], tenant=tenant)
+    for name, limit in columns.items():
+        fabric.sql(f"UPDATE tenant SET {name} = %s WHERE id = %s", limit, tenant)
     small = fabric.submit(job(), tenant=tenant)
     assert [taken.job_id for taken in fabric.claim(node)] == small
 
@@ -212,8 +214,9 @@ def test_a_quota_is_used_up_to_the_last_job(fabric: Fabric, node: Node) -> None:
 
 
 def test_an_inactive_tenant_waits(fabric: Fabric, node: Node) -> None:
-    tenant = fabric.add_tenant(active=False)
+    tenant = fabric.add_tenant()
     fabric.submit(job(), tenant=tenant)
+    fabric.sql("UPDATE tenant SET active = false WHERE id = %s", tenant)
     assert fabric.claim(node) == []
 
 

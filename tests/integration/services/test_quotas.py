@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from uuid import UUID
 
 import pytest
@@ -9,8 +11,11 @@ import pytest
 from app.domain.errors import NotFound, QuotaExceeded, Refused
 from app.domain.resources import GIB, MIB
 from app.services import tenants
+from app.services.claim import PAGE, SMALL_PAGE, Claimer, claim
 from app.services.inspect import job_detail
-from tests.factories import BACKGROUND, FOREGROUND, Fabric, Node, gpu, job, share
+from app.storage import claims
+from app.storage.database import Tx
+from tests.factories import BACKGROUND, FOREGROUND, Fabric, Node, gpu, job, raw, share
 
 
 @pytest.mark.parametrize(
@@ -120,3 +125,72 @@ def test_a_quota_of_gpu_memory_counts_every_gpu(fabric: Fabric) -> None:
     node = fabric.add_node(gpus=[gpu(n) for n in range(8)])
     fabric.submit(*[job(resources=share(gpus=2, gpu_memory=40 * 10**9))] * 4, tenant=tenant)
     assert len(fabric.claim(node)) == 2
+
+
+QUOTA_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('quota:' || %s::uuid, 71))"
+
+
+def test_a_claim_says_when_it_passed_over_a_tenant_whose_quota_is_being_decided(
+    fabric: Fabric, node: Node, database_url: str
+) -> None:
+    tenant = fabric.add_tenant(quota_jobs=5)
+    fabric.submit(job(), tenant=tenant)
+    who = Claimer(node.id, node.incarnation)
+    with raw(database_url) as other:
+        other.cursor().execute(QUOTA_LOCK, (str(tenant),))
+        busy = claim(fabric.db, who, 4)
+        assert (list(busy), busy.passed_over) == ([], True)
+        own = fabric.submit_one()
+        both = claim(fabric.db, who, 4)
+        assert ([taken.job_id for taken in both], both.passed_over) == ([own], True)
+        fabric.submit_one()
+        assert not claim(fabric.db, who, 1).passed_over, "nothing was left for the tenant that was passed over"
+    free = claim(fabric.db, who, 4)
+    assert (len(free), free.passed_over) == (1, False)
+
+
+def test_a_quota_lowered_during_a_claim_counts_for_it(
+    fabric: Fabric, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The claim read the old quota without a lock; a change that was answered before it decided must hold."""
+    tenant = fabric.add_tenant(quota_jobs=5)
+    fabric.submit(*[job()] * 5, tenant=tenant)
+    lock = claims.try_lock_tenants
+
+    def change_first(tx: Tx, asked: Sequence[UUID]) -> set[UUID]:
+        tenants.change(fabric.db, tenant, {"quota": {"jobs": 2}})
+        return lock(tx, asked)
+
+    monkeypatch.setattr(claims, "try_lock_tenants", change_first)
+    assert len(fabric.claim(node)) == 2
+
+
+def test_tenants_beyond_a_page_have_their_turn_although_the_first_of_them_never_fit(fabric: Fabric) -> None:
+    """More tenants than one look shows, each with jobs that fit; and in front many whose only job does not fit."""
+    node = fabric.add_node(slots=500, cpus=4)
+    wide = [fabric.add_tenant() for _ in range(PAGE + SMALL_PAGE)]
+    waiting = {fabric.submit(job(resources=share(0.1)), tenant=tenant)[0] for tenant in wide}
+    for tenant in wide[::3]:
+        fabric.submit(*[job(resources=share(8), priority=900)] * 2, tenant=tenant)
+    got = set()
+    while taken := fabric.claim(node, 3):
+        got |= {one.job_id for one in taken}
+        for one in taken:
+            fabric.finish(one)
+    assert got == waiting
+    fabric.assert_in_order()
+
+
+def test_a_tenant_at_the_end_waits_no_longer_for_its_turn_than_there_are_pages(fabric: Fabric) -> None:
+    """The walk goes on where the last claim stopped: tenants that always have jobs do not keep later ones waiting."""
+    node = fabric.add_node(slots=1)
+    several = [fabric.add_tenant() for _ in range(3 * SMALL_PAGE)]
+    for tenant in several:
+        fabric.submit(*[job()] * 4, tenant=tenant)
+    served = Counter[UUID]()
+    for _ in range(2 * len(several)):
+        taken = fabric.claim_one(node)
+        served[taken.tenant_id] += 1
+        fabric.finish(taken)
+    assert len(served) >= 3, "one page of tenants got everything"
+    assert {sorted(several).index(tenant) // SMALL_PAGE for tenant in served} == {0, 1, 2}
