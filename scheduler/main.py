@@ -14,6 +14,7 @@ import time
 
 from app.bells import Ringer
 from app.storage.database import Database
+from app.storage.faults import parse_faults
 from config.logs import set_up_logging
 from config.settings import Settings
 from scheduler.beat import run_beat
@@ -32,6 +33,7 @@ def run(settings: Settings) -> int:
     db = Database(
         settings.database_url, pool_size=2, application_name="cfab-scheduler",
         statement_timeout_s=settings.statement_timeout_s,
+        faults=parse_faults(settings.faults) if settings.faults else None,
     )  # fmt: skip
     ringer = Ringer(settings)
     ticker = Ticker(db, make_tasks(db, settings), ringer, settings.tick_s)

@@ -35,6 +35,7 @@ def make_tasks(db: Database, settings: Settings) -> dict[str, Task]:
             Task("sweep", tick, lambda: recover.sweep(db)),
             Task("stats", 2 * tick, lambda: recover.fold_stats(db)),
             Task("audit", 60.0, lambda: recover.audit(db)),
+            Task("keys", 60.0, lambda: recover.forget_keys(db, settings)),
             Task("retain", 3600.0, lambda: recover.retain(db, settings)),
         )
     }

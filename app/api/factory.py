@@ -20,6 +20,7 @@ from app.bells import Ringer
 from app.services import tenants
 from app.services.watch import Watch
 from app.storage.database import Database
+from app.storage.faults import parse_faults
 from config.settings import Settings
 
 CONTRACTS: tuple[Contract, ...] = (jobs.CONTRACT,)
@@ -39,7 +40,7 @@ def create_app(
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    db = db or Database(settings.database_url, settings.database_pool, "cfab-api", settings.statement_timeout_s)
+    db = db or _database(settings)
     closing = Event()
     streams = StreamBudget(settings.api_streams)
     watch = Watch(db, settings.broker_url, closing)
@@ -65,6 +66,16 @@ def create_app(
     _listen(app, primary)
     limits.trust_proxies(app, settings.trusted_proxies)
     return app
+
+
+def _database(settings: Settings) -> Database:
+    return Database(
+        settings.database_url,
+        settings.database_pool,
+        "cfab-api",
+        settings.statement_timeout_s,
+        parse_faults(settings.faults) if settings.faults else None,
+    )
 
 
 def _mount(app: Flask, contract: Contract) -> None:

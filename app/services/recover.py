@@ -210,9 +210,17 @@ def retain(db: Database, settings: Settings, ahead: int = 14) -> Pass:
         done.detail["made"] = upkeep.make_partitions(tx, ahead)
         done.detail["dropped"] = upkeep.drop_partitions(tx, settings.retain_days)
         done.detail["jobs"] = upkeep.drop_old_jobs(tx, settings.retain_jobs_days, 5000)
-        done.detail["keys"] = upkeep.drop_old_keys(tx, settings.retain_days)
 
     return _task(db, "retain", work)
+
+
+def forget_keys(db: Database, settings: Settings, limit: int = 200_000) -> Pass:
+    """Drops idempotency keys older than their retention, in bounded steps: often, as each submit may bring one."""
+
+    def work(tx: Tx, done: Pass) -> None:
+        done.detail["forgotten"] = upkeep.drop_old_keys(tx, settings.retain_keys_hours, limit)
+
+    return _task(db, "keys", work)
 
 
 def seconds_since(db: Database, name: str) -> float | None:

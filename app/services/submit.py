@@ -9,33 +9,23 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from app.domain.errors import KeyInFlight, KeyReused, NotFound, QuotaExceeded, Refused
+from app.domain.errors import NotFound, QuotaExceeded, Refused
 from app.domain.identity import uuid7
 from app.domain.job import JobRequest, Submitted
 from app.domain.resources import MIB, Resources
 from app.domain.tenant import Quota, Tenant, amount, effective, excess, reserved
+from app.services.idempotency import IdempotencyKey as IdempotencyKey
+from app.services.idempotency import keep, replayed
 from app.services.tenants import of_row
 from app.storage import jobs as stored_jobs
 from app.storage import keys as stored_keys
 from app.storage import tenants as stored_tenants
-from app.storage import upkeep
 from app.storage.database import Database, Tx
 from app.storage.keys import Shape
 from config.settings import Settings
 
 MAX_OVER = 100
 """So many jobs of a bulk that exceed a quota are named in its refusal."""
-
-
-@dataclass(frozen=True)
-class IdempotencyKey:
-    """A client's key for one request: scoped to tenant, method and full path; `body_sha256` tells requests apart."""
-
-    tenant_id: UUID
-    method: str
-    path: str
-    key: str
-    body_sha256: bytes
 
 
 @dataclass(frozen=True)
@@ -64,25 +54,13 @@ def submit(
     """
     with db.transaction("submit") as tx:
         if idempotency is not None:
-            replay = _replay(tx, idempotency)
+            replay = replayed(tx, idempotency)
             if replay is not None:
                 return Submission([], replay)
         jobs = _insert(tx, settings, tenant_id, requests)
         if idempotency is not None and render is not None:
-            k = idempotency
-            upkeep.store_answer(tx, k.tenant_id, k.method, k.path, k.key, k.body_sha256, *render(jobs))
+            keep(tx, idempotency, *render(jobs))
     return Submission(jobs)
-
-
-def _replay(tx: Tx, key: IdempotencyKey) -> tuple[int, Any] | None:
-    if not upkeep.try_key_lock(tx, key.tenant_id, key.method, key.path, key.key):
-        raise KeyInFlight(key=key.key)
-    answer = upkeep.stored_answer(tx, key.tenant_id, key.method, key.path, key.key)
-    if answer is None:
-        return None
-    if bytes(answer.body_sha256) != key.body_sha256:
-        raise KeyReused(key=key.key)
-    return answer.status, answer.answer
 
 
 def _insert(tx: Tx, settings: Settings, tenant_id: UUID, requests: Sequence[JobRequest]) -> list[Submitted]:

@@ -83,11 +83,13 @@ def drop_old_jobs(tx: Tx, retain_days: int, limit: int) -> int:
     )
 
 
-def drop_old_keys(tx: Tx, retain_days: int) -> int:
-    """Removes idempotency keys older than the retention."""
+def drop_old_keys(tx: Tx, retain_hours: int, limit: int) -> int:
+    """Removes at most `limit` idempotency keys older than the retention, the oldest first; how many."""
     return tx.run(
-        "DELETE FROM idempotency WHERE created_at < now() - make_interval(days => %(days)s)",
-        {"days": retain_days},
+        """DELETE FROM idempotency WHERE ctid = ANY (ARRAY(SELECT ctid FROM idempotency
+            WHERE created_at < now() - make_interval(hours => %(hours)s)
+            ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED))""",
+        {"hours": retain_hours, "limit": limit},
     )
 
 

@@ -11,12 +11,13 @@ from flask import Response, request
 from app.api.answers import json_answer
 from app.api.auth import principal
 from app.api.hub import hub
-from app.api.idempotency import REPLAYED, idempotency_key
+from app.api.idempotency import REPLAYED, answered, idempotency_key
 from app.api.jobs import schemas, translate
 from app.api.jobs.blueprint import blueprint
 from app.api.limits import limited
 from app.domain.errors import FabricError, NotFound
 from app.services import inspect, stop
+from app.services.idempotency import answer_once
 from app.services.submit import submit
 
 KEY_HEADER = {
@@ -103,23 +104,32 @@ def cancel_job(job_id: str) -> Response:
 @blueprint.response(200, schemas.JobStopped)
 @blueprint.alt_response(400, schema=schemas.ErrorShown, description="The job has ended")
 @blueprint.alt_response(404, schema=schemas.ErrorShown)
-@blueprint.doc(summary="Stop a job, running or not")
+@blueprint.alt_response(409, schema=schemas.ErrorShown, description="The first request with this key still runs")
+@blueprint.alt_response(422, schema=schemas.ErrorShown, description="The key was used with another body")
+@blueprint.doc(summary="Stop a job, running or not", parameters=[KEY_HEADER])
 def stop_job(asked: Mapping[str, Any], job_id: str) -> Response:
     """SIGTERM, the job's grace, SIGKILL; the job ends in cancelled. Asking again changes nothing."""
-    caller, shared = principal(), hub()
-    view, nodes = stop.request_stop(
-        shared.db, caller.tenant_id, translate.parse_job_id(job_id), by=caller.subject, reason=asked["reason"]
+    caller, shared, identity = principal(), hub(), translate.parse_job_id(job_id)
+    answer = answer_once(
+        shared.db,
+        "stop",
+        idempotency_key(request),
+        lambda tx: stop.request_stop_in(tx, caller.tenant_id, identity, caller.subject, asked["reason"]),
+        lambda done: (200, {"id": str(done[0].id), **translate.state_of(done[0])}),
     )
-    for node in nodes:
-        shared.ringer.wake_node(node)
-    return json_answer({"id": str(view.id), **translate.state_of(view)})
+    if answer.fresh is not None:
+        for node in answer.fresh[1]:
+            shared.ringer.wake_node(node)
+    return answered(answer)
 
 
 @blueprint.route("/jobs/bulk/cancel", methods=["POST"])
 @limited("bulk")
 @blueprint.arguments(schemas.BulkCancelAsked())
 @blueprint.response(200, schemas.BulkCancelled)
-@blueprint.doc(summary="Cancel up to 1000 pending jobs")
+@blueprint.alt_response(409, schema=schemas.ErrorShown, description="The first request with this key still runs")
+@blueprint.alt_response(422, schema=schemas.ErrorShown, description="The key was used with another body")
+@blueprint.doc(summary="Cancel up to 1000 pending jobs", parameters=[KEY_HEADER])
 def cancel_jobs(asked: Mapping[str, Any]) -> Response:
     """Cancels those that are pending; the others are named with the reason."""
     caller = principal()
@@ -130,11 +140,19 @@ def cancel_jobs(asked: Mapping[str, Any]) -> Response:
             known[text] = translate.parse_job_id(text)
         except NotFound as exc:
             errors.append({"job_id": text, "error": exc.message})
-    results: Mapping[UUID, FabricError | None] = (
-        stop.cancel_many(hub().db, caller.tenant_id, list(dict.fromkeys(known.values())), by=caller.subject)
-        if known
-        else {}
+    ids = list(dict.fromkeys(known.values()))
+
+    def render(results: Mapping[UUID, FabricError | None]) -> tuple[int, Any]:
+        refused = [{"job_id": t, "error": why.message} for t, i in known.items() if (why := results[i]) is not None]
+        cancelled = sum(why is None for why in results.values())
+        return 200, {"cancelled": cancelled, "failed": len(errors + refused), "errors": errors + refused}
+
+    return answered(
+        answer_once(
+            hub().db,
+            "stop",
+            idempotency_key(request),
+            lambda tx: stop.cancel_many_in(tx, caller.tenant_id, ids, caller.subject),
+            render,
+        )
     )
-    errors += [{"job_id": t, "error": why.message} for t, i in known.items() if (why := results[i]) is not None]
-    cancelled = sum(why is None for why in results.values())
-    return json_answer({"cancelled": cancelled, "failed": len(errors), "errors": errors})

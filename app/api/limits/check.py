@@ -1,7 +1,7 @@
 """Applies the table of limits to every request of an application, through flask-limiter.
 
-A request is counted once its caller and its route are known (after 401, 403), also when there is no such route or
-method, and before its body is read: a refusal costs neither a parse nor a question to the database.
+A request is counted once its caller and its route are known (after 401, 404 and 405 of the path, 403), and before its
+body is read: a refusal costs neither a parse nor a question to the database.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Limits:
         return cast(Row | None, g.limits_row)
 
     def _rates(self) -> str:
-        row = self.row()
+        row = None if request.routing_exception else self.row()
         return ";".join(f"{rate.amount} per {rate.window_s} second" for rate in row.rates) if row else ""
 
     def _scope(self, _endpoint: str = "") -> str:
