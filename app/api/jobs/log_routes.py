@@ -15,6 +15,7 @@ from app.api.hub import hub
 from app.api.jobs import schemas, translate
 from app.api.jobs.blueprint import blueprint
 from app.api.jobs.follow import render, render_raw
+from app.api.limits import limited
 from app.api.live.lines import STREAMS, as_lines, as_text, last_lines, only, own_lines, slices, stamped
 from app.api.live.log_feed import LogAsked, LogFeed, check_readable
 from app.api.live.place import Place, parse_place
@@ -27,6 +28,7 @@ _PATH = "/jobs/<job_id>/logs"
 
 
 @blueprint.route(_PATH, methods=["GET"], tags=["logs"])
+@limited("stream")
 @blueprint.arguments(schemas.LogsAsked(), location="query")
 @blueprint.response(200, {"type": "string"}, content_type="text/plain", description="The output, safe for a terminal")
 @blueprint.response(
@@ -76,6 +78,7 @@ def _text(asked: Mapping[str, Any], frames: Iterator[Frame], first: LogSlice, ra
     return response
 
 
+@limited("stream")
 @blueprint.arguments(schemas.LogsAsked(), location="query")
 def follow_log(asked: Mapping[str, Any], job_id: str) -> Response:
     """The events of the same path over a WebSocket; `after` is the id of the last event received."""

@@ -14,6 +14,7 @@ from app.api.jobs import schemas
 from app.api.jobs.blueprint import blueprint
 from app.api.jobs.tenant_schemas import TenantAsked, TenantChanges, TenantsAsked, TenantShown
 from app.api.jobs.tenant_translate import changes, new_tenant, tenant_shown
+from app.api.limits import limited
 from app.domain.errors import NotFound
 from app.domain.priority import PriorityClass
 from app.domain.tenant import Tenant, Usage
@@ -23,6 +24,7 @@ _STARTS_JOBS = frozenset({"quota", "active"})
 
 
 @blueprint.route("/tenants", methods=["POST"], tags=["tenants"])
+@limited("admin")
 @needs(ADMIN)
 @blueprint.arguments(TenantAsked())
 @blueprint.response(201, TenantShown)
@@ -34,6 +36,7 @@ def make_tenant(asked: Mapping[str, Any]) -> Response:
 
 
 @blueprint.route("/tenants", methods=["GET"], tags=["tenants"])
+@limited("admin")
 @needs(USER, OPERATOR)
 @blueprint.arguments(TenantsAsked(), location="query")
 @blueprint.response(200, TenantShown(many=True), headers={"X-Total-Count": {"schema": {"type": "integer"}}})
@@ -53,6 +56,7 @@ def list_tenants(asked: Mapping[str, Any]) -> Response:
 
 
 @blueprint.route("/tenants/<tenant>", methods=["GET"], tags=["tenants"])
+@limited("admin")
 @needs(USER, OPERATOR)
 @blueprint.response(200, TenantShown)
 @blueprint.alt_response(404, schema=schemas.ErrorShown)
@@ -64,6 +68,7 @@ def show_tenant(tenant: str) -> Response:
 
 
 @blueprint.route("/tenants/<tenant>", methods=["PATCH"], tags=["tenants"])
+@limited("admin")
 @needs(ADMIN)
 @blueprint.arguments(TenantChanges())
 @blueprint.response(200, TenantShown)
