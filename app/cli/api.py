@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -11,13 +12,16 @@ import click
 from app.cli.role import refuse, role_settings
 
 GRACEFUL_S = 5
+KEPT_ALIVE = 1000
+"""Idle connections that are kept besides those that are served."""
+OTHER_FILES = 100
 
 
 @click.command("api")
 def command() -> None:
     """Serve the API on CFAB_API_HOST and CFAB_API_PORT until SIGTERM.
 
-    One process with CFAB_API_THREADS threads; a followed log holds a thread for as long as it is followed.
+    One process with CFAB_API_THREADS threads for requests and up to CFAB_API_STREAMS more for followed logs.
     """
     settings = role_settings("api")
     if not settings.database_url:
@@ -31,12 +35,24 @@ def command() -> None:
     if settings.auth_keys and "://" not in settings.auth_keys and not Path(settings.auth_keys).is_file():
         raise refuse("api", f"CFAB_AUTH_KEYS={settings.auth_keys!r} is no file; name a JWKS or its https address")
     host = f"[{settings.api_host}]" if ":" in settings.api_host else settings.api_host
+    # Streams have threads of their own beside those of requests; both are started when first needed.
+    threads = settings.api_threads + settings.api_streams
+    _raise_file_limit(threads + KEPT_ALIVE + settings.database_pool + OTHER_FILES)
     words = [
         "--bind", f"{host}:{settings.api_port}", "--workers", "1", "--worker-class", "gthread",
-        "--threads", str(settings.api_threads), "--graceful-timeout", str(GRACEFUL_S), "--timeout", "60",
+        "--threads", str(threads), "--worker-connections", str(threads + KEPT_ALIVE),
+        "--graceful-timeout", str(GRACEFUL_S), "--timeout", "60",
         "--keep-alive", "30", "--log-level", settings.log_level, "--no-control-socket",
     ]  # fmt: skip
     # The worker's heartbeat is a file; on a slow disk it would count as a hang.
     if Path("/dev/shm").is_dir():
         words += ["--worker-tmp-dir", "/dev/shm"]
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *words, "app.api.wsgi:app"])
+
+
+def _raise_file_limit(wanted: int) -> None:
+    """Lets the process have a socket for each stream, as far as the host allows; most shells give 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))

@@ -135,18 +135,19 @@ class Client:
         return changed
 
     def log_lines(self, job_id: str, **options: str | None) -> dict[str, Any]:
-        """The log so far as `{"lines": […]}`; options: tail, stream."""
+        """The log so far as `{"lines": […]}`; options: tail, stream, attempt, timestamps."""
         lines: dict[str, Any] = self._json(
             "GET", _path(job_id) + "/logs", params=_given(options), headers={"Accept": "application/json"}
         )
         return lines
 
     @contextmanager
-    def log_bytes(self, job_id: str, **options: str | None) -> Iterator[Iterator[bytes]]:
-        """The log so far, as raw text in pieces; options: tail, stream."""
-        headers = {"Accept": "text/plain"}
-        with self._open("GET", _path(job_id) + "/logs", params=_given(options), headers=headers, stream=True) as answer:
-            yield self._pieces(answer, 65_536)
+    def log_bytes(self, job_id: str, **options: str | None) -> Iterator[tuple[Mapping[str, str], Iterator[bytes]]]:
+        """The answer's headers and the log so far, byte for byte; options: tail, stream, attempt, timestamps."""
+        asked = {"raw": "true", **_given(options)}
+        headers = {"Accept": "application/octet-stream"}
+        with self._open("GET", _path(job_id) + "/logs", params=asked, headers=headers, stream=True) as answer:
+            yield answer.headers, self._pieces(answer, 65_536)
 
     @contextmanager
     def log_events(self, job_id: str, last_id: str | None, **options: str | None) -> Iterator[Iterator[bytes]]:

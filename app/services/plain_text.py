@@ -6,6 +6,7 @@ What a job prints could otherwise retitle a window, overwrite what was shown bef
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 # ECMA-48: CSI parameters final; OSC, DCS, SOS, PM, APC up to BEL or ST; two-byte escapes with intermediates.
 _SEQUENCE = re.compile(
@@ -48,3 +49,8 @@ def clean(text: str) -> str:
     """A whole text without what could drive a terminal; tabs and line ends stay."""
     text = _CONTROL.sub("", _LINE_END.sub("\n", _SEQUENCE.sub("", text)))
     return _REORDERING.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def stamp_of(at: float) -> str:
+    """The time (unix) as it stands before a line: in UTC to the millisecond, with a space behind it."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") + " "

@@ -6,10 +6,9 @@ import codecs
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from app.services.logs import FABRIC, STDERR, STDOUT, Frame, LogSlice
-from app.services.plain_text import Plain
+from app.services.plain_text import Plain, stamp_of
 
 STREAMS = {"stdout": STDOUT, "stderr": STDERR, "fabric": FABRIC}
 STREAM_WORD = {number: word for word, number in STREAMS.items()}
@@ -58,11 +57,6 @@ def stamped(frames: Iterable[Frame]) -> Iterator[Frame]:
         told = (stamp if begins else b"") + body.replace(b"\n", b"\n" + stamp) + (b"\n" if ends else b"")
         begins = ends
         yield replace(frame, data=told)
-
-
-def stamp_of(at: float) -> str:
-    """A line's time as it stands before it."""
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z") + " "
 
 
 def as_text(frames: Iterable[Frame]) -> Iterator[str]:

@@ -1,0 +1,215 @@
+"""Streams through a real server: events and WebSockets, resumed, cut, refused, left."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+import simple_websocket  # type: ignore[import-untyped]
+
+from app.domain.job import Assignment
+from app.services import logs, report
+from app.services.report import Chunk
+from tests.factories import Fabric, until
+from tests.integration.live.server import TOKEN, ApiProcess
+
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@pytest.fixture
+def api(fabric: Fabric, tmp_path: Path) -> Iterator[ApiProcess]:
+    variables = {"CFAB_DATABASE_URL": fabric.settings.database_url, "CFAB_API_STREAMS": "3"}
+    started = ApiProcess(variables, tmp_path / "api.log")
+    started.start()
+    yield started
+    started.kill()
+
+
+@pytest.fixture
+def taken(fabric: Fabric) -> Assignment:
+    """A job that runs."""
+    fabric.submit(), fabric.add_node("n1")
+    return fabric.run(fabric.add_node("n1"))
+
+
+class Output:
+    """What the job prints, as its agent would store it."""
+
+    def __init__(self, fabric: Fabric, taken: Assignment) -> None:
+        self.fabric, self.taken, self.position = fabric, taken, 0
+
+    def write(self, *pieces: tuple[int, bytes]) -> None:
+        framed = b"".join(logs.frame(stream, 1.25, data) for stream, data in pieces)
+        chunk = Chunk(self.taken.attempt_id, self.taken.log_day, self.position, len(framed), logs.PLAIN, framed)
+        report.append_output(self.fabric.db, [chunk])
+        self.position += len(framed)
+
+    def end(self, **changes: Any) -> None:
+        self.fabric.finish(self.taken, output_bytes=self.position, **changes)
+
+
+@pytest.fixture
+def output(fabric: Fabric, taken: Assignment) -> Output:
+    return Output(fabric, taken)
+
+
+def connect(api: ApiProcess, taken: Assignment, query: str = "", **headers: str) -> simple_websocket.Client:
+    return simple_websocket.Client(api.logs(taken.job_id, "ws") + query, headers={**HEADERS, **headers})
+
+
+def told(client: simple_websocket.Client, count: int) -> list[dict[str, Any]]:
+    """The next `count` messages."""
+    messages: list[dict[str, Any]] = []
+    for _ in range(count):
+        message = client.receive(timeout=20)
+        assert message is not None, f"only {messages} came"
+        messages.append(json.loads(message))
+    return messages
+
+
+def closed(client: simple_websocket.Client) -> int:
+    """The code with which the server closes; nothing else may come before."""
+    with pytest.raises(simple_websocket.ConnectionClosed) as raised:
+        assert client.receive(timeout=20) is None
+        raise AssertionError("the server did not close")
+    return int(raised.value.reason)
+
+
+class TestWebSocket:
+    def test_tells_each_event_as_one_message_and_closes(self, api: ApiProcess, output: Output) -> None:
+        output.write((1, b"one\n"), (2, b"oops\n"))
+        client = connect(api, output.taken)
+        first, second = told(client, 2)
+        assert (first["event"], first["data"]) == (
+            "log", {"stream": "stdout", "attempt": 1, "time": 1.25, "text": "one\n"},
+        )  # fmt: skip
+        assert second["data"]["stream"] == "stderr"
+        output.write((1, b"two\n"))
+        assert told(client, 1)[0]["data"]["text"] == "two\n"
+        output.end()
+        (end,) = told(client, 1)
+        assert (end["event"], end["id"], end["data"]["status"]) == ("end", None, "completed")
+        assert closed(client) == 1000
+
+    def test_goes_on_behind_any_message(self, api: ApiProcess, output: Output) -> None:
+        output.write((1, b"one\n"), (2, b"two\n"), (1, b"\xe2\x82"))
+        output.write((1, b"\xac\n"))
+        output.end(truncated_bytes=7)
+        client = connect(api, output.taken)
+        everything = told(client, 6)
+        assert [m["data"].get("text") for m in everything[:-1]] == [
+            "one\n", "two\n", "", "€\n", "[truncated: 7 bytes were dropped]\n",
+        ]  # fmt: skip
+        assert closed(client) == 1000
+        for place, message in enumerate(everything[:-1], 1):
+            again = connect(api, output.taken, f"?after={message['id']}")
+            assert told(again, 6 - place) == everything[place:], message["id"]
+            assert closed(again) == 1000
+
+    def test_answers_pings_and_ends_with_its_client(self, api: ApiProcess, output: Output) -> None:
+        client = connect(api, output.taken)
+        output.write((1, b"one\n"))
+        told(client, 1)
+        assert open_streams(api) == 1
+        client.close()
+        until(lambda: open_streams(api) == 0)
+        torn = connect(api, output.taken)
+        told(torn, 1)
+        torn.sock.close()
+        until(lambda: open_streams(api) == 0)
+
+    def test_foreign_and_unknown_and_wrong_are_refused_before_it_begins(
+        self, api: ApiProcess, output: Output, fabric: Fabric
+    ) -> None:
+        foreign = fabric.submit_one(tenant=fabric.add_tenant())
+        for path, status in (
+            (api.logs(foreign), 404),
+            (api.logs("x"), 404),
+            (api.logs(output.taken.job_id) + "?after=x", 400),
+        ):
+            assert handshake(path).status_code == status, path
+        assert handshake(api.logs(output.taken.job_id), Authorization="Bearer no").status_code == 401
+        assert handshake(api.logs(output.taken.job_id), **{"Sec-WebSocket-Version": "7"}).status_code == 426
+
+    def test_ends_when_the_server_is_told_to(self, api: ApiProcess, output: Output) -> None:
+        client = connect(api, output.taken)
+        output.write((1, b"one\n"))
+        told(client, 1)
+        assert api.process is not None
+        api.process.terminate()
+        assert closed(client) == 1001
+
+
+def handshake(url: str, **headers: str) -> requests.Response:
+    session = requests.Session()
+    session.trust_env = False
+    upgrade = {
+        "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": base64.b64encode(b"0123456789abcdef").decode(),
+    }  # fmt: skip
+    return session.get(url, headers={**HEADERS, **upgrade, **headers}, timeout=20)
+
+
+def open_streams(api: ApiProcess) -> int:
+    """What the server's metrics say."""
+    text = api.session.get(api.url + "/jobs/api/v1/metrics", timeout=10).text
+    return next(int(float(line.split()[1])) for line in text.splitlines() if line.startswith("cfab_streams_open "))
+
+
+class TestEvents:
+    def test_end_with_their_client_also_while_nothing_happens(self, api: ApiProcess, output: Output) -> None:
+        with api.session.get(api.logs(output.taken.job_id) + "?follow=1", stream=True, timeout=20) as answer:
+            next(answer.iter_content(None))
+            assert open_streams(api) == 1
+        until(lambda: open_streams(api) == 0)
+
+    def test_raw_ones_carry_the_bytes(self, api: ApiProcess, output: Output) -> None:
+        data = bytes(range(256))
+        output.write((1, data[:100]), (1, data[100:]))
+        output.end()
+        text = api.session.get(api.logs(output.taken.job_id) + "?follow=1&raw=1", timeout=20).text
+        pieces = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
+        assert b"".join(base64.b64decode(piece["base64"]) for piece in pieces[:-1]) == data
+
+    def test_beyond_the_cap_are_refused_while_requests_are_served(self, api: ApiProcess, output: Output) -> None:
+        path = api.logs(output.taken.job_id)
+        clients = [connect(api, output.taken) for _ in range(3)]
+        for refused in (api.session.get(path + "?follow=1", timeout=20), handshake(path)):
+            assert refused.status_code == 503
+            assert refused.headers["Retry-After"]
+        assert api.session.get(path, timeout=20).status_code == 200
+        clients[0].close()
+        until(lambda: open_streams(api) == 2)
+        connect(api, output.taken).close()
+
+
+class TestText:
+    def test_says_what_is_missing_and_drives_no_terminal(self, api: ApiProcess, output: Output) -> None:
+        output.write((1, b"\x1b[31mred\x1b[0m\r\xff"))
+        output.end(truncated_bytes=5, log_gap=False)
+        path = api.logs(output.taken.job_id)
+        shown = api.session.get(path, timeout=20)
+        assert shown.content.decode() == "red\n\ufffd\n[truncated: 5 bytes were dropped]\n"
+        assert shown.headers["Content-Type"] == "text/plain; charset=utf-8"
+        raw = api.session.get(path + "?raw=1", timeout=20)
+        assert raw.content == b"\x1b[31mred\x1b[0m\r\xff"
+        assert raw.headers["Content-Type"] == "application/octet-stream"
+        for answer in (shown, raw):
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert (answer.headers["X-Truncated-Bytes"], answer.headers["X-Log-Gap"]) == ("5", "false")
+        lines = api.session.get(path, headers={"Accept": "application/json"}, timeout=20).json()["lines"]
+        assert lines[-1] == "[truncated: 5 bytes were dropped]"
+
+    def test_has_a_time_before_each_line_if_asked(self, api: ApiProcess, output: Output) -> None:
+        output.write((1, b"one\ntwo\n"))
+        path = api.logs(output.taken.job_id) + "?timestamps=1"
+        assert api.session.get(path, timeout=20).text == (
+            "1970-01-01T00:00:01.250Z one\n1970-01-01T00:00:01.250Z two\n"
+        )
+        lines = api.session.get(path + "&tail=1", headers={"Accept": "application/json"}, timeout=20).json()["lines"]
+        assert lines == ["1970-01-01T00:00:01.250Z two"]
