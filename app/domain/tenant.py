@@ -17,7 +17,7 @@ from uuid import UUID
 from app.domain.errors import FieldProblem
 from app.domain.policy import Room
 from app.domain.priority import PriorityClass
-from app.domain.resources import Resources
+from app.domain.resources import GIB, MIB, Resources
 
 MAX_NAME = 63
 MAX_TEXT = 255
@@ -230,8 +230,12 @@ def excess(room: Quota | Room, need: Resources) -> list[Excess]:
 def amount(name: str, value: int) -> str:
     """`value` of the quota `name` in the units people think in: 8 GPUs, 2.5 CPUs, 64 GiB of memory."""
     if name == "memory_bytes":
-        return f"{value / 2**30:.6g} GiB of memory" if abs(value) >= 2**30 else f"{value / 2**20:.6g} MiB of memory"
+        return f"{_short(value / GIB)} GiB of memory" if abs(value) >= GIB else f"{_short(value / MIB)} MiB of memory"
     if name == "gpu_memory_bytes":
-        return f"{value / 1e9:.6g} GB of GPU memory"
+        return f"{_short(value / 1e9)} GB of GPU memory"
     number, word = (value / 1000, "CPU") if name == "cpus_milli" else (value, {"jobs": "job", "gpus": "GPU"}[name])
-    return f"{number:.10g} {word}" + ("" if number == 1 else "s")
+    return f"{number:.15g} {word}" + ("" if number == 1 else "s")
+
+
+def _short(number: float) -> str:
+    return f"{round(number, 2):.15g}"

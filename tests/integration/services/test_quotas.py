@@ -27,7 +27,7 @@ from tests.factories import BACKGROUND, FOREGROUND, Fabric, Node, gpu, job, raw,
         (
             {"quota_memory_bytes": 4 * GIB},
             share(1, 5000),
-            "asks for 4.88281 GiB of memory; the quota of tenant lab is 4 GiB",
+            "asks for 4.88 GiB of memory; the quota of tenant lab is 4 GiB",
         ),
         (
             {"quota_gpu_memory_bytes": 150 * 10**9},

@@ -114,6 +114,8 @@ def test_room_is_the_rest_of_a_quota_and_agrees_with_what_claims_decide() -> Non
         ("gpus", 8, "8 GPUs"),
         ("memory_bytes", 64 * GIB, "64 GiB of memory"),
         ("memory_bytes", 512 * MIB, "512 MiB of memory"),
+        ("memory_bytes", 5000 * MIB, "4.88 GiB of memory"),
+        ("memory_bytes", 123_456 * GIB, "123456 GiB of memory"),
         ("gpu_memory_bytes", 160 * 10**9, "160 GB of GPU memory"),
     ],
 )
