@@ -6,6 +6,7 @@ immediate; without them, or without PostgreSQL for a while, only latency grows.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import threading
@@ -37,6 +38,9 @@ OUTAGE_PAUSE_S = 0.5
 EVENTS_AT_A_TIME = 5000
 EVENTS_BACK = 1000
 
+# No version comes twice: who subscribes anew must not share what an earlier reader of the same subject read.
+_versions = itertools.count(1)
+
 
 class Subscription:
     """One reader's bell. Subscribe, then read, then wait: so nothing falls between."""
@@ -44,7 +48,7 @@ class Subscription:
     def __init__(self) -> None:
         self._event = threading.Event()
         self.version = 0
-        """Counts the news of this subject; two readers with the same version may share what they read."""
+        """Grows with the news of this subject; two readers with the same version may share what they read."""
 
     def wait(self, timeout_s: float) -> bool:
         """Waits for news; False after `timeout_s` without. True may come without any news, rarely twice for one."""
@@ -64,10 +68,10 @@ class _Subject:
 
     readers: set[Subscription] = field(default_factory=set)
     seen: Any = None
-    version: int = 0
+    version: int = field(default_factory=lambda: next(_versions))
 
     def news(self) -> None:
-        self.version += 1
+        self.version = next(_versions)
         for reader in self.readers:
             reader.version = self.version
             reader.wake()
