@@ -237,3 +237,11 @@ def counted(db: Database) -> Iterator[list[str]]:
         yield seen
     finally:
         event.remove(db.engine, "before_cursor_execute", note)
+
+
+def test_who_comes_after_all_have_left_shares_nothing_with_them(fabric: Fabric, watch: Watch) -> None:
+    seen = set()
+    for _ in range(3):
+        with watch.events(None) as one:
+            seen.add(one.version)
+    assert len(seen) == 3
