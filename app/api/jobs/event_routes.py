@@ -6,24 +6,29 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from flask import Response
+from flask import Response, request
 
 from app.api.answers import json_answer
+from app.api.arguments import Blueprint
 from app.api.auth import ADMIN, OPERATOR, USER, needs, principal
 from app.api.errors import Forbidden
 from app.api.hub import hub
 from app.api.jobs import schemas
 from app.api.jobs.blueprint import blueprint
-from app.api.jobs.event_schemas import EventsAsked, EventsShown, HistoryAsked
-from app.api.jobs.event_translate import page_shown
+from app.api.jobs.event_schemas import EventsAsked, EventsFollowed, EventsShown, HistoryAsked, HistoryFollowed
+from app.api.jobs.event_translate import page_shown, told
 from app.api.jobs.translate import parse_job_id
 from app.api.limits import limited
+from app.api.live.event_feed import EventFeed, JobEventFeed
 from app.domain.errors import NotFound
-from app.services import events, tenants
+from app.services import events, inspect, tenants
 from app.services.events import Cursor, Page
 
 EVERYONE = "*"
 NOW = "now"
+_EVENTS = "text/event-stream"
+_STREAM, _JOB_STREAM = "/events/stream", "/jobs/<job_id>/events/stream"
+_LAST_ID = {"in": "header", "name": "Last-Event-ID", "schema": {"type": "string"}}
 
 
 @blueprint.route("/events", methods=["GET"], tags=["events"])
@@ -55,9 +60,77 @@ def list_job_events(asked: Mapping[str, Any], job_id: str) -> Response:
     identity, tenant_id = parse_job_id(job_id), principal().tenant_id
     cursor = _place(asked["after"])
     if cursor is None:
-        last = events.of_job(hub().db, tenant_id, identity, limit=1)
-        return json_answer(page_shown(Page([], last[-1].cursor if last else events.START)))
+        return json_answer(page_shown(Page([], _end_of(tenant_id, identity))))
     return json_answer(page_shown(events.of_job_after(hub().db, tenant_id, identity, cursor, asked["limit"])))
+
+
+@blueprint.route(_STREAM, methods=["GET"], tags=["events"])
+@limited("stream")
+@needs(USER, OPERATOR)
+@blueprint.arguments(EventsFollowed(), location="query")
+@blueprint.response(200, {"type": "string"}, content_type=_EVENTS, description="Events as they happen")
+@blueprint.alt_response(503, schema=schemas.ErrorShown, description="Too many open streams; see Retry-After")
+@blueprint.doc(summary="Follow the changes of all jobs", parameters=[_LAST_ID])
+def stream_events(asked: Mapping[str, Any]) -> Response:
+    """Server-sent events; the same over a WebSocket. A client that reconnects with the last id misses none."""
+    last = request.headers.get("Last-Event-ID")
+    feed = _feed(asked, last or asked["after"], "Last-Event-ID" if last else "after")
+    return hub().live.sse(feed, principal().expires_at)
+
+
+@limited("stream")
+@needs(USER, OPERATOR)
+@blueprint.arguments(EventsFollowed(), location="query")
+def speak_events(asked: Mapping[str, Any]) -> Response:
+    """The same over a WebSocket; `after` is the id of the last message received."""
+    return hub().live.websocket(_feed(asked, asked["after"], "after"), principal().expires_at)
+
+
+@blueprint.route(_JOB_STREAM, methods=["GET"], tags=["events"])
+@limited("stream")
+@blueprint.arguments(HistoryFollowed(), location="query")
+@blueprint.response(200, {"type": "string"}, content_type=_EVENTS, description="Its history, then what happens")
+@blueprint.alt_response(404, schema=schemas.ErrorShown)
+@blueprint.alt_response(503, schema=schemas.ErrorShown, description="Too many open streams; see Retry-After")
+@blueprint.doc(summary="Follow the changes of one job until it ends", parameters=[_LAST_ID])
+def stream_job_events(asked: Mapping[str, Any], job_id: str) -> Response:
+    """Server-sent events from the job's submit on; `end` comes once, after the last. The same over a WebSocket."""
+    last = request.headers.get("Last-Event-ID")
+    feed = _job_feed(job_id, last or asked["after"], "Last-Event-ID" if last else "after")
+    return hub().live.sse(feed, principal().expires_at)
+
+
+@limited("stream")
+@blueprint.arguments(HistoryFollowed(), location="query")
+def speak_job_events(asked: Mapping[str, Any], job_id: str) -> Response:
+    """The same over a WebSocket; `after` is the id of the last message received."""
+    return hub().live.websocket(_job_feed(job_id, asked["after"], "after"), principal().expires_at)
+
+
+# Past the documented blueprint: OpenAPI has no words for WebSockets, and the paths are described above.
+Blueprint.add_url_rule(blueprint, _STREAM, "speak_events", speak_events, websocket=True)
+Blueprint.add_url_rule(blueprint, _JOB_STREAM, "speak_job_events", speak_job_events, websocket=True)
+
+
+def _feed(asked: Mapping[str, Any], after: str, name: str) -> EventFeed:
+    """The feed of what was asked; refuses before the stream begins."""
+    shared, tenant_id = hub(), tenant_asked(asked.get("tenant"))
+    cursor = _place(after, name)
+    return EventFeed(shared.db, shared.live.reads, tenant_id, cursor, told, _job_asked(asked), asked.get("type"))
+
+
+def _job_feed(job_id: str, after: str, name: str) -> JobEventFeed:
+    """The feed of one job. Raises NotFound before the stream begins."""
+    shared, caller, identity = hub(), principal(), parse_job_id(job_id)
+    inspect.get_job(shared.db, caller.tenant_id, identity)
+    cursor = _place(after, name) or _end_of(caller.tenant_id, identity)
+    return JobEventFeed(shared.db, shared.live.reads, caller.tenant_id, identity, cursor, told)
+
+
+def _end_of(tenant_id: UUID, job_id: UUID) -> Cursor:
+    """The place behind the job's last event."""
+    last = events.of_job(hub().db, tenant_id, job_id, limit=1)
+    return last[-1].cursor if last else events.START
 
 
 def tenant_asked(named: str | None) -> UUID | None:

@@ -37,6 +37,12 @@ class EventsFollowed(QuerySchema):
     type = Word(metadata={"description": "Only events of jobs of this type."})
 
 
+class HistoryFollowed(QuerySchema):
+    """From where to follow one job. `Last-Event-ID` goes before `after`."""
+
+    after = Text(most=100, load_default="0", metadata={"description": _AFTER})
+
+
 class EventShown(ma.Schema):
     """One change of a job's state, or of the reason why it waits."""
 

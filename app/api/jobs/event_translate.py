@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from app.api.answers import utc
+from app.api.jobs.follow import render as render_end
 from app.api.jobs.translate import STATUS
+from app.api.live.event_feed import Begun, Gap
+from app.api.live.feed import Message
 from app.services.events import Event, Page
+from app.services.views import JobView
 
 
 def event_shown(event: Event) -> dict[str, Any]:
@@ -39,3 +43,14 @@ def page_shown(page: Page) -> dict[str, Any]:
         "gap": page.gap,
         "held_seconds": round(page.held_s, 3),
     }
+
+
+def told(one: Event | Begun | Gap | JobView) -> Message:
+    """One message of a stream: `begin`, `job` (an event), `gap`, or `end` with the job as it ended."""
+    if isinstance(one, JobView):
+        return render_end(one)
+    if isinstance(one, Event):
+        return Message("job", event_shown(one), str(one.cursor))
+    if isinstance(one, Begun):
+        return Message("begin", {"after": str(one.cursor)}, str(one.cursor))
+    return Message("gap", {"message": "Some events behind this cursor are no longer kept."}, str(one.cursor))
