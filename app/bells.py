@@ -58,6 +58,17 @@ def __getattr__(name: str) -> Celery:
     raise AttributeError(name)
 
 
+def broker_answers(settings: Settings) -> bool:
+    """Whether the broker answers within a second; True where none is set, for then none is needed."""
+    if not settings.broker_url:
+        return True
+    try:
+        with redis.Redis.from_url(settings.broker_url, socket_timeout=1, socket_connect_timeout=1) as broker:
+            return bool(broker.ping())
+    except redis.RedisError:
+        return False
+
+
 class Ringer:
     """Rings bells from one background thread of this process: never slows, never fails its caller.
 
