@@ -10,6 +10,7 @@ from uuid import UUID
 from app.domain.errors import NotFound
 from app.domain.priority import PriorityClass
 from app.domain.states import JobState
+from app.services.counts import fold_when_many
 from app.services.explain import quota_wait, shape_of
 from app.services.logs import split_output
 from app.services.views import (
@@ -68,14 +69,17 @@ def list_jobs(db: Database, tenant_id: UUID, wanted: JobFilter, limit: int, offs
     filters: Mapping[str, Any] = vars(wanted)
     with db.transaction("read") as tx:
         rows = jobs.list_jobs(tx, tenant_id, filters, limit, offset)
-        return [view_of(row) for row in rows], jobs.count_jobs(tx, tenant_id, filters)
+        total, unfolded = jobs.count_jobs(tx, tenant_id, filters), jobs.unfolded(tx)
+    fold_when_many(db, unfolded)
+    return [view_of(row) for row in rows], total
 
 
 def stats(db: Database, tenant_id: UUID | None) -> Stats:
     """Exact counts, zero-filled."""
     with db.transaction("read") as tx:
-        rows = jobs.counts(tx, tenant_id)
+        rows, unfolded = jobs.counts(tx, tenant_id), jobs.unfolded(tx)
         live = nodes.list_nodes(tx, ["agent", "external"], SEEN_WITHIN_S)
+    fold_when_many(db, unfolded)
     by_state = dict.fromkeys(JobState, 0)
     pending = dict.fromkeys(PriorityClass, 0)
     for cls, state, n in rows:
@@ -114,9 +118,10 @@ def health(db: Database) -> None:
 def gauges(db: Database) -> Gauges:
     """Exact numbers for monitoring: jobs by state and class, executors by state, age of each beat task's last run."""
     with db.transaction("read") as tx:
-        rows = jobs.counts(tx, None)
+        rows, unfolded = jobs.counts(tx, None), jobs.unfolded(tx)
         seen = nodes.list_nodes(tx, ["agent", "external"], SEEN_WITHIN_S)
         runs = upkeep.task_runs(tx)
+    fold_when_many(db, unfolded)
     numbers = {(state.word, cls.word): 0 for state in JobState for cls in PriorityClass}
     for cls, state, n in rows:
         numbers[(JobState(state).word, PriorityClass(cls).word)] += n
