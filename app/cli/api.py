@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from app.cli.role import refuse, role_settings
+from config.settings import Settings, SettingsError
 
 GRACEFUL_S = 5
 KEPT_ALIVE = 1000
@@ -34,6 +35,8 @@ def command() -> None:
         )
     if settings.auth_keys and "://" not in settings.auth_keys and not Path(settings.auth_keys).is_file():
         raise refuse("api", f"CFAB_AUTH_KEYS={settings.auth_keys!r} is no file; name a JWKS or its https address")
+    if settings.rate_limits:
+        _check_limits(settings)
     host = f"[{settings.api_host}]" if ":" in settings.api_host else settings.api_host
     # Streams have threads of their own beside those of requests; both are started when first needed.
     threads = settings.api_threads + settings.api_streams
@@ -48,6 +51,16 @@ def command() -> None:
     if Path("/dev/shm").is_dir():
         words += ["--worker-tmp-dir", "/dev/shm"]
     os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *words, "app.api.wsgi:app"])
+
+
+def _check_limits(settings: Settings) -> None:
+    """Refuses limits for groups that do not exist here, in one line: gunicorn would show its worker's traceback."""
+    from app.api.limits.table import Table
+
+    try:
+        Table(settings.rate_limits)
+    except SettingsError as exc:
+        raise refuse("api", str(exc)) from exc
 
 
 def _raise_file_limit(wanted: int) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from werkzeug.test import TestResponse
 
 from app.api.factory import create_app
 from app.api.limits.table import DOCUMENTED, GROUPS
+from app.cli.main import main
 from app.storage.database import Database
 from config.rates import parse_rules
 from config.settings import Settings
@@ -120,6 +122,21 @@ class TestRefusals:
             api.get("/jobs")
         text = api.get("/metrics").text
         assert 'cfab_rate_limited_total{contract="jobs",group="read"} 2.0' in text
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ("jobs:sumbit=1/day", "there is no jobs:sumbit to limit; there are jobs:submit,"),
+        ("jobs:submit=1/eon", "'1/eon' in 'jobs:submit=1/eon' is not a rate such as 100/second"),
+    ],
+)
+def test_the_api_does_not_start_with_a_limit_that_cannot_be(rules: str, said: str) -> None:
+    values = {"CFAB_DATABASE_URL": "postgresql://x@127.0.0.1:1/x", "CFAB_API_TOKEN": TOKEN, "CFAB_RATE_LIMITS": rules}
+    done = CliRunner().invoke(main, ["api"], env=values)
+    assert done.exit_code == 2
+    assert said in done.output
+    assert len(done.output.splitlines()) == 1
 
 
 class TestFailedLogins:
