@@ -57,7 +57,7 @@ def _run(stack: Stack, root: Path, shape: Shape) -> ExitCode:
         token = (
             "none needed (--no-auth)"
             if not shape.auth
-            else f"{root / 'secrets' / 'api_token'} (`cfab token` prints it)"
+            else f"{root / 'secrets' / 'api_token'} (`cfab token` prints it; `cfab token create` signs others)"
         )
         _say(f"API     {stack.api_url}/api/v1")
         _say(f"Flower  {stack.flower_url}" + ("  (user cfab, password: the token)" if shape.auth else ""))

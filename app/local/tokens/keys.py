@@ -67,12 +67,12 @@ class StackKeys:
             self.signing_key()
             now = time.time()
             older = [known for known in self._trusted() if known.get("exp", now + 1) > now]
-            if len(older) >= MAX_OLDER:
+            if len(older) > MAX_OLDER:
                 raise StackError(
                     f"{len(older)} older keys are trusted; first retire them: `cfab token rotate --retire`"
                 )
             if keep_s is not None:
-                ends_at = int(now + keep_s)
+                ends_at = now + keep_s
                 older = [{**known, "exp": min(ends_at, known.get("exp", ends_at))} for known in older]
             key = SigningKey.new()
             self._trust([key.public, *older])
