@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import sys
@@ -33,8 +34,10 @@ def command() -> None:
             "CFAB_API_TOKEN or CFAB_API_TOKEN_FILE must be set, or CFAB_AUTH_KEYS for signed tokens "
             "(or CFAB_AUTH=off, on loopback only)",
         )
-    if settings.auth_keys and "://" not in settings.auth_keys and not Path(settings.auth_keys).is_file():
-        raise refuse("api", f"CFAB_AUTH_KEYS={settings.auth_keys!r} is no file; name a JWKS or its https address")
+    if settings.auth_keys and "://" not in settings.auth_keys and not _is_key_set(Path(settings.auth_keys)):
+        raise refuse(
+            "api", f"CFAB_AUTH_KEYS={settings.auth_keys!r} is no JWKS; name a file of one or its https address"
+        )
     if settings.rate_limits:
         _check_limits(settings)
     host = f"[{settings.api_host}]" if ":" in settings.api_host else settings.api_host
@@ -69,3 +72,11 @@ def _raise_file_limit(wanted: int) -> None:
     allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < allowed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
+def _is_key_set(path: Path) -> bool:
+    """Whether the file could be a JWKS: said here in a line, before a server would say it in a traceback."""
+    try:
+        return isinstance(json.loads(path.read_bytes())["keys"], list)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import random
+import string
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -340,6 +342,49 @@ class TestRolesAndTenants:
     def test_a_tenant_that_is_none(self, tenant: Any) -> None:
         who = verifier().identify(ANN.token(tenant=tenant))
         assert who is not None and who.tenant is None
+
+
+JUNK: list[Any] = [None, True, 0, -1, 1.5, 10**30, "", "x", "\0", "é", "x" * 300, [], {}, ["x"], {"x": 1}, [[]]]
+
+
+class TestJunk:
+    """Whatever is sent, the answer is a refusal and never a fault."""
+
+    def test_spoilt_tokens(self) -> None:
+        who, good, chance = verifier(), ANN.token(), random.Random(7)
+        letters = string.ascii_letters + string.digits + "-_.=+/ \0é"
+        for _ in range(3000):
+            place = chance.randrange(len(good))
+            spoilt = (
+                good[:place] + chance.choice(letters) * chance.randrange(3) + good[place + chance.randrange(1, 4) :]
+            )
+            try:
+                accepted = who.identify(spoilt)
+            except Unauthorized:
+                continue
+            # The last letter of a signature has bits that no byte needs.
+            assert accepted is None or spoilt[:-2] == good[:-2]
+
+    @pytest.mark.parametrize(
+        "name", ["alg", "typ", "kid", "crit", "cty", "jwk", "jku", "x5c", "zip", "enc", "b64", "nonce"]
+    )
+    @pytest.mark.parametrize("value", JUNK, ids=lambda value: f"{value!r:.12}")
+    def test_in_headers(self, name: str, value: Any) -> None:
+        try:
+            verifier().identify(ANN.token({name: value}))
+        except Unauthorized:
+            pass
+
+    @pytest.mark.parametrize("name", ["iss", "aud", "sub", "exp", "nbf", "iat", "jti", "tenant", "roles", "typ"])
+    @pytest.mark.parametrize("value", JUNK, ids=lambda value: f"{value!r:.12}")
+    def test_in_claims_signed_by_the_issuer(self, name: str, value: Any) -> None:
+        try:
+            verifier(claims=ClaimNames(roles="roles.x", tenant="tenant.x")).identify(
+                ANN.signed({**claims(), name: value})
+            )
+            verifier().identify(ANN.signed({**claims(), name: value}))
+        except Unauthorized:
+            pass
 
 
 class TestKeys:
