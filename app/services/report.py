@@ -55,6 +55,8 @@ class Finished:
     ended_at: datetime | None = None
     peak_memory_bytes: int | None = None
     cpu_seconds: float | None = None
+    peak_cpu_cores: float | None = None
+    peak_gpu_memory_bytes: int | None = None
     output_bytes: int = 0
     truncated_bytes: int = 0
     log_gap: bool = False
@@ -88,12 +90,6 @@ def append_output(db: Database, chunks: Sequence[Chunk]) -> None:
     """Stores output. A repeat of the same chunks changes nothing."""
     with db.transaction("output") as tx:
         logs.insert_chunks(tx, [vars(chunk) for chunk in chunks])
-
-
-def store_samples(db: Database, samples: Sequence[Mapping[str, Any]]) -> None:
-    """Stores samples (attempt_id, at, cpu_cores, memory_bytes). A repeat changes nothing."""
-    with db.transaction("samples") as tx:
-        logs.insert_samples(tx, samples)
 
 
 def finish(db: Database, ends: Sequence[Finished]) -> FinishResult:
@@ -238,6 +234,8 @@ def _columns(row: Row, end: Finished, verdict: Verdict) -> Mapping[str, Any]:
         "ended_at": end.ended_at,
         "peak_memory_bytes": end.peak_memory_bytes,
         "cpu_seconds": end.cpu_seconds,
+        "peak_cpu_cores": end.peak_cpu_cores,
+        "peak_gpu_memory_bytes": end.peak_gpu_memory_bytes,
         "output_bytes": end.output_bytes,
         "truncated_bytes": end.truncated_bytes,
         "log_gap": end.log_gap,

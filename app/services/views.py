@@ -86,6 +86,8 @@ class AttemptView:
     gpu_uuids: Sequence[str]
     peak_memory_bytes: int | None
     cpu_seconds: float | None
+    peak_cpu_cores: float | None
+    peak_gpu_memory_bytes: int | None
     output_bytes: int
     truncated_bytes: int
     log_gap: bool
@@ -189,6 +191,8 @@ def attempt_view(row: Row) -> AttemptView:
         gpu_uuids=tuple(row.gpu_uuids),
         peak_memory_bytes=row.peak_memory_bytes,
         cpu_seconds=row.cpu_seconds,
+        peak_cpu_cores=row.peak_cpu_cores,
+        peak_gpu_memory_bytes=row.peak_gpu_memory_bytes,
         output_bytes=row.output_bytes,
         truncated_bytes=row.truncated_bytes,
         log_gap=row.log_gap,

@@ -30,13 +30,15 @@ _ATTEMPT = """UPDATE attempt a SET ended_at = COALESCE(e.ended_at, clock_timesta
     started_at = COALESCE(a.started_at, e.started_at), exit_code = e.exit_code, signal = e.signal, oom = e.oom,
     limit_hit = e.limit_hit, reason = e.message, stopped_by = e.stopped_by, peak_memory_bytes = e.peak_memory_bytes,
     cpu_seconds = e.cpu_seconds, output_bytes = e.output_bytes, truncated_bytes = e.truncated_bytes,
-    log_gap = e.log_gap
+    log_gap = e.log_gap, peak_cpu_cores = e.peak_cpu_cores, peak_gpu_memory_bytes = e.peak_gpu_memory_bytes
     FROM unnest(%(attempt_id)s::uuid[], %(outcome)s::text[], %(started_at)s::timestamptz[], %(ended_at)s::timestamptz[],
         %(exit_code)s::int[], %(signal)s::int[], %(oom)s::bool[], %(limit_hit)s::text[], %(message)s::text[],
         %(stopped_by)s::text[], %(peak_memory_bytes)s::bigint[], %(cpu_seconds)s::float8[], %(output_bytes)s::bigint[],
-        %(truncated_bytes)s::bigint[], %(log_gap)s::bool[])
+        %(truncated_bytes)s::bigint[], %(log_gap)s::bool[], %(peak_cpu_cores)s::float8[],
+        %(peak_gpu_memory_bytes)s::bigint[])
         AS e (attempt_id, outcome, started_at, ended_at, exit_code, signal, oom, limit_hit, message, stopped_by,
-            peak_memory_bytes, cpu_seconds, output_bytes, truncated_bytes, log_gap)
+            peak_memory_bytes, cpu_seconds, output_bytes, truncated_bytes, log_gap, peak_cpu_cores,
+            peak_gpu_memory_bytes)
     WHERE a.id = e.attempt_id"""
 
 _RELEASE = """WITH gone AS (
@@ -83,6 +85,7 @@ def write_endings(tx: Tx, endings: Sequence[Mapping[str, Any]]) -> None:
         arrays(
             endings, "attempt_id", "outcome", "started_at", "ended_at", "exit_code", "signal", "oom", "limit_hit",
             "message", "stopped_by", "peak_memory_bytes", "cpu_seconds", "output_bytes", "truncated_bytes", "log_gap",
+            "peak_cpu_cores", "peak_gpu_memory_bytes",
         ),
     )  # fmt: skip
     # A renewal locks leases in this order; the deletes below would meet them in any other and could deadlock with it.

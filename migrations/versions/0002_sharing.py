@@ -27,6 +27,9 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     # Parts in the reverse order of the upgrade.
+    # == Samples ====================================================================================================
+    _run("ALTER TABLE attempt DROP COLUMN peak_cpu_cores, DROP COLUMN peak_gpu_memory_bytes")
+    # == End of samples =============================================================================================
     # == Events and counts ==========================================================================================
     _run(
         """

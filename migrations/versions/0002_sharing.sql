@@ -82,3 +82,11 @@ CREATE TRIGGER job_count_removed AFTER DELETE ON job_count REFERENCING OLD TABLE
 INSERT INTO job_total (tenant_id, class, state, n) SELECT tenant_id, class, state, sum(n) FROM job_count GROUP BY 1, 2, 3;
 
 -- == End of events and counts =======================================================================================
+
+-- == Samples ========================================================================================================
+
+-- Beside peak_memory_bytes: the most CPUs an attempt used at a time, and the most memory of its GPUs; null: unknown.
+ALTER TABLE attempt ADD COLUMN peak_cpu_cores double precision;
+ALTER TABLE attempt ADD COLUMN peak_gpu_memory_bytes bigint;
+
+-- == End of samples =================================================================================================

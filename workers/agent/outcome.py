@@ -53,6 +53,14 @@ def message_of(record: ExitRecord) -> str:
     return f"exited with {record.exit_code}" if record.exit_code else ""
 
 
+def peak_cpu_cores(record: ExitRecord, sampled: float | None) -> float | None:
+    """The most CPUs used at a time as far as known: the greatest sample, or the average of the whole run."""
+    if record.cpu_seconds is None or record.started_boottime is None or record.ended_boottime is None:
+        return sampled
+    ran_s = record.ended_boottime - record.started_boottime
+    return max(sampled or 0.0, record.cpu_seconds / ran_s) if ran_s > 0 else sampled
+
+
 def ending_of_failed_fetch(error: ArtifactError) -> Ending:
     """How an attempt without its program ends: refused for good, the node's fault, or a plain failure."""
     if error.node_fault:

@@ -41,6 +41,8 @@ class Entry:
     record: ExitRecord | None = None
     stopping: str | None = None
     peak_memory_bytes: int | None = None
+    peak_cpu_cores: float | None = None
+    peak_gpu_memory_bytes: int | None = None
 
     @property
     def started_at(self) -> datetime | None:

@@ -27,7 +27,7 @@ from app.services.report import (
     report_started,
 )
 from app.storage.database import Database
-from workers.agent.outcome import ending_of, message_of
+from workers.agent.outcome import ending_of, message_of, peak_cpu_cores
 from workers.agent.registry import Entry, Registry
 from workers.spool import read_frames
 
@@ -37,6 +37,8 @@ ENDS_AT_A_TIME = 64
 CHUNK_BYTES = 256 * 1024
 TURN_BYTES = 2 * 2**20
 """Output shipped in one turn at most, so that a flood delays other jobs' ends by milliseconds only."""
+GATHER_S = 0.006
+"""How long ends wait for more of them while jobs wait for slots: a report of many costs little more than of one."""
 START_DELAY_S = 0.02
 """A start is told this late, so that the start of a job that ends at once needs no transaction of its own."""
 
@@ -57,6 +59,7 @@ class Reporter:
         lost: Callable[[Entry], None],
         ready_again: Callable[[frozenset[PriorityClass]], None],
         finish: Callable[[Sequence[Finished], Callable[[FinishResult], None]], None],
+        batch: Callable[[], int],
         hint: Callable[[Sequence[UUID], bool], None] = lambda job_ids, state: None,
     ) -> None:
         self._db = db
@@ -67,6 +70,8 @@ class Reporter:
         self._lost = lost
         self._ready_again = ready_again
         self._finish = finish
+        self._batch = batch
+        self._wanted = 1
         self._hint = hint
         self._condition = threading.Condition()
         self._ends: dict[UUID, Finished | None] = {}
@@ -98,7 +103,8 @@ class Reporter:
         """The attempt is over: by its exit record, or (`finished`) without ever having had a process."""
         with self._condition:
             self._ends.setdefault(entry.attempt_id, finished)
-            self._condition.notify()
+            if len(self._ends) in (1, self._wanted):
+                self._condition.notify()
 
     def stop(self) -> None:
         """Ships what can be shipped now and ends; what is left stays with the keeper for the next agent."""
@@ -155,6 +161,8 @@ class Reporter:
             if due and min(due) <= 0:
                 return
             self._condition.wait(min(due) if due else None)
+        self._wanted = self._batch()
+        self._condition.wait_for(lambda: self._stopped or len(self._ends) >= self._wanted, GATHER_S)
 
     def _turn(self, ends: Sequence[End], starts: Sequence[UUID], grown: Sequence[UUID]) -> None:
         ending = {key for key, _finished in ends}
@@ -320,8 +328,10 @@ class Reporter:
             message=message_of(record),
             started_at=_time(record.started_wall),
             ended_at=_time(record.ended_wall),
-            peak_memory_bytes=record.peak_memory_bytes or entry.peak_memory_bytes,
+            peak_memory_bytes=max(record.peak_memory_bytes or 0, entry.peak_memory_bytes or 0) or None,
             cpu_seconds=record.cpu_seconds,
+            peak_cpu_cores=peak_cpu_cores(record, entry.peak_cpu_cores),
+            peak_gpu_memory_bytes=entry.peak_gpu_memory_bytes,
             output_bytes=record.spool_bytes,
             truncated_bytes=record.truncated_bytes,
             log_gap=gap,

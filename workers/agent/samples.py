@@ -5,28 +5,43 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from datetime import UTC, datetime
-from typing import Any
+from dataclasses import dataclass
 from uuid import UUID
 
 from app.domain.errors import FabricError
-from app.services.report import store_samples
+from app.services.samples import Measured, store
 from app.storage.database import Database
-from workers.agent.registry import Registry
-from workers.runners.base import Runner, RunnerError
+from workers.agent.registry import Entry, Registry
+from workers.runners.base import Runner, RunnerError, Sample
 
 log = logging.getLogger(__name__)
 
+FIRST_S = 1.0
+"""An attempt's first sample comes this long after its start, so that short jobs have one too."""
+MAX_CORES = 1e6
+
+
+@dataclass(slots=True)
+class _Last:
+    """An attempt's sample before: when (monotonic), and how much CPU time it had used by then."""
+
+    at: float
+    cpu_seconds: float
+
 
 class Sampler:
-    """Measures running attempts every `every_s` in one thread. A sample that cannot be stored is dropped."""
+    """Measures running attempts every `every_s` in one thread. A sample that cannot be stored is dropped.
+
+    Peaks are kept in the registry's entries and go into the attempt's record, also when their sample was dropped.
+    """
 
     def __init__(self, db: Database, runner: Runner, registry: Registry, every_s: float) -> None:
         self._db = db
         self._runner = runner
         self._registry = registry
         self._every_s = every_s
-        self._before: dict[UUID, tuple[float, float]] = {}
+        self._tick_s = min(every_s, FIRST_S)
+        self._last: dict[UUID, _Last] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
 
@@ -40,29 +55,57 @@ class Sampler:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._every_s):
+        while not self._stopped.wait(self._tick_s):
             try:
-                rows = self._measure()
-                if rows:
-                    store_samples(self._db, rows)
+                self.turn()
             except (RunnerError, FabricError) as exc:
                 log.warning("samples were dropped: %s", exc)
             except Exception:
                 log.exception("samples were dropped")
 
-    def _measure(self) -> list[dict[str, Any]]:
-        now, at = time.monotonic(), datetime.now(UTC)
-        rows: list[dict[str, Any]] = []
-        seen: dict[UUID, tuple[float, float]] = {}
-        for sample in self._runner.samples():
-            attempt_id = UUID(sample.attempt_id)
-            entry = self._registry.get(attempt_id)
-            if entry is None:
-                continue
-            entry.peak_memory_bytes = max(entry.peak_memory_bytes or 0, sample.memory_bytes)
-            seen[attempt_id] = (now, sample.cpu_seconds)
-            then, used = self._before.get(attempt_id, (0.0, 0.0))
-            cores = (sample.cpu_seconds - used) / (now - then) if then and now > then else None
-            rows.append({"attempt_id": attempt_id, "at": at, "cpu_cores": cores, "memory_bytes": sample.memory_bytes})
-        self._before = seen
-        return rows
+    def turn(self) -> None:
+        """Measures the attempts whose time has come, and stores what was found in one statement."""
+        entries = {entry.attempt_id: entry for entry in self._registry.all() if self._runs(entry)}
+        for gone in self._last.keys() - entries.keys():
+            del self._last[gone]
+        due = {str(key): entry for key, entry in entries.items() if self._due(entry)}
+        if not due:
+            return
+        taken = self._runner.samples(due.keys())
+        store(self._db, [self._measured(due[one.attempt_id], one) for one in taken if one.attempt_id in due])
+
+    @staticmethod
+    def _runs(entry: Entry) -> bool:
+        return entry.launched and entry.started_wall is not None and entry.record is None
+
+    def _due(self, entry: Entry) -> bool:
+        # Half a tick of tolerance: a sample that came a little early must not put the next one off by a whole tick.
+        last = self._last.get(entry.attempt_id)
+        if last is None:
+            return _age_s(entry) >= self._tick_s / 2
+        return time.monotonic() - last.at >= self._every_s - self._tick_s / 2
+
+    def _measured(self, entry: Entry, sample: Sample) -> Measured:
+        now = time.monotonic()
+        last = self._last.get(entry.attempt_id) or _Last(now - _age_s(entry), 0.0)
+        self._last[entry.attempt_id] = _Last(now, sample.cpu_seconds)
+        cores = None
+        if now > last.at:
+            # The time of processes that were lost from sight can be missing from the sum: never below nothing.
+            cores = min(MAX_CORES, max(0.0, (sample.cpu_seconds - last.cpu_seconds) / (now - last.at)))
+            entry.peak_cpu_cores = max(entry.peak_cpu_cores or 0.0, cores)
+        entry.peak_memory_bytes = max(entry.peak_memory_bytes or 0, sample.memory_bytes)
+        if sample.gpu_memory_bytes is not None:
+            entry.peak_gpu_memory_bytes = max(entry.peak_gpu_memory_bytes or 0, sample.gpu_memory_bytes)
+        return Measured(
+            attempt_id=entry.attempt_id,
+            cpu_cores=cores,
+            memory_bytes=sample.memory_bytes,
+            gpu_percent=sample.gpu_percent,
+            gpu_memory_bytes=sample.gpu_memory_bytes,
+        )
+
+
+def _age_s(entry: Entry) -> float:
+    """For how long the attempt has run."""
+    return max(0.0, time.time() - (entry.started_wall or 0.0))

@@ -5,7 +5,7 @@ Knows no Celery and no database. Every method may be repeated; every event may b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Protocol
 
@@ -163,12 +163,14 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What an attempt uses now; cpu_seconds counts from its start."""
+    """What an attempt uses now; cpu_seconds counts from its start, memory leaves out cache that can be given back."""
 
     attempt_id: str
     memory_bytes: int
     cpu_seconds: float
     processes: int = field(default=0)
+    gpu_percent: float | None = None
+    gpu_memory_bytes: int | None = None
 
 
 class Runner(Protocol):
@@ -210,8 +212,8 @@ class Runner(Protocol):
     def work_dir(self, attempt_id: str) -> str:
         """Return the attempt's working directory, for HOME and the like in its environment."""
 
-    def samples(self) -> list[Sample]:
-        """Measure the running attempts."""
+    def samples(self, only: Collection[str] | None = None) -> list[Sample]:
+        """Measure the running attempts, or `only` these; those that ended meanwhile are left out."""
 
     def close(self) -> None:
         """Let go: stop threads and connections. What runs goes on running where the runner outlives its user."""

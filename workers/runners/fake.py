@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -241,14 +241,14 @@ class FakeRunner:
         """Return the attempt's directory."""
         return str(self._folder(attempt_id) / "work")
 
-    def samples(self) -> list[Sample]:
-        """Return one sample per running script: one core used since its start, 1 MiB."""
+    def samples(self, only: Collection[str] | None = None) -> list[Sample]:
+        """Return one sample per running script (or `only` of these): one core used since its start, 1 MiB."""
         with self._changed:
             now = self._clock.now()
             return [
                 Sample(attempt_id, 1 << 20, max(0.0, now - attempt.started_boottime), 1)
                 for attempt_id, attempt in self._attempts.items()
-                if not attempt.ended
+                if not attempt.ended and (only is None or attempt_id in only)
             ]
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +125,10 @@ class ProcessRunner:
         """Return the attempt's working directory."""
         return str(self._directory / "attempts" / attempt_id / "work")
 
-    def samples(self) -> list[Sample]:
-        """Measure the running attempts, from their control groups or from /proc."""
+    def samples(self, only: Collection[str] | None = None) -> list[Sample]:
+        """Measure the running attempts, or `only` these, from their control groups or from /proc."""
         with self._lock:
-            running = list(self._running.values())
+            running = [one for name, one in self._running.items() if only is None or name in only]
         described = self._hello.get("cgroups")
         return measure(running, layer_from(described) if described else None)
 

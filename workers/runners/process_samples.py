@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from workers.keeper.processes import all_pids, owner_uid
 from workers.runners.base import Sample
-from workers.sandbox.cgroups import CgroupLayer
+from workers.sandbox.cgroups import Cgroup, CgroupLayer
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -35,22 +35,32 @@ class _Process:
 def measure(running: Sequence[Running], layer: CgroupLayer | None) -> list[Sample]:
     """Return a sample of each attempt; those that ended meanwhile are left out."""
     samples = []
-    walked = [attempt for attempt in running if attempt.cgroup is None or layer is None]
+    walked = []
+    for attempt in running:
+        grouped = _from_group(attempt.attempt_id, layer.open(attempt.cgroup)) if attempt.cgroup and layer else None
+        if grouped is not None:
+            samples.append(grouped)
+        else:
+            walked.append(attempt)
     table = _read_table() if walked else {}
     below = _by_parent(table)
-    for attempt in running:
-        if attempt.cgroup is not None and layer is not None:
-            group = layer.open(attempt.cgroup)
-            usage = group.usage()
-            if usage.memory_bytes is not None and usage.cpu_seconds is not None:
-                samples.append(Sample(attempt.attempt_id, usage.memory_bytes, usage.cpu_seconds, len(group.pids())))
-            continue
+    for attempt in walked:
         pids = _processes_of(attempt, table, below)
         if pids:
             memory_bytes = sum(table[pid].memory_bytes for pid in pids)
             cpu_seconds = sum(table[pid].cpu_seconds for pid in pids)
             samples.append(Sample(attempt.attempt_id, memory_bytes, cpu_seconds, len(pids)))
     return samples
+
+
+def _from_group(attempt_id: str, group: Cgroup) -> Sample | None:
+    """What the group's counters say; None where the host does not count both, or the group is gone."""
+    usage = group.usage()
+    if usage.memory_bytes is None or usage.cpu_seconds is None:
+        return None
+    # Files that a job has read stay charged to it until somebody needs the room; nobody would call that its use.
+    memory_bytes = max(0, usage.memory_bytes - group.cache_bytes())
+    return Sample(attempt_id, memory_bytes, usage.cpu_seconds, len(group.pids()))
 
 
 def _processes_of(attempt: Running, table: dict[int, _Process], below: dict[int, list[int]]) -> set[int]:

@@ -83,6 +83,10 @@ class V1Cgroup:
             oom_kills=read_pairs(f"{memory}/memory.oom_control").get("oom_kill", 0),
         )
 
+    def cache_bytes(self) -> int:
+        """Read the inactive file cache, of groups below too."""
+        return read_pairs(f"{self._paths['memory']}/memory.stat").get("total_inactive_file", 0)
+
     def remove(self) -> bool:
         """Remove every directory; True when all are gone."""
         gone = True

@@ -73,6 +73,10 @@ class V2Cgroup:
             oom_kills=read_pairs(f"{self._path}/memory.events").get("oom_kill", 0),
         )
 
+    def cache_bytes(self) -> int:
+        """Read the inactive file cache."""
+        return read_pairs(f"{self._path}/memory.stat").get("inactive_file", 0)
+
     def remove(self) -> bool:
         """Remove the directory; True when it is gone."""
         try:

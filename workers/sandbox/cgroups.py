@@ -47,6 +47,9 @@ class Cgroup(Protocol):
     def usage(self) -> Usage:
         """Read the counters."""
 
+    def cache_bytes(self) -> int:
+        """Return how much of the memory in use is file cache that the kernel takes back when it needs it."""
+
     def remove(self) -> bool:
         """Remove the empty group; False while something is still inside."""
 

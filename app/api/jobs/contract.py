@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from app.api.contract import Contract
-from app.api.jobs import admin_routes, event_routes, executor_routes, explain_routes, log_routes, routes, tenant_routes
+from app.api.jobs import (
+    admin_routes,
+    event_routes,
+    executor_routes,
+    explain_routes,
+    log_routes,
+    routes,
+    sample_routes,
+    tenant_routes,
+)
 from app.api.jobs.blueprint import blueprint
 from app.api.jobs.schemas import ErrorShown
 from app.api.jobs.translate import JobsErrorForm
 
-ROUTES = (routes, executor_routes, admin_routes, log_routes, event_routes, tenant_routes, explain_routes)
+ROUTES = (routes, executor_routes, admin_routes, log_routes, event_routes, tenant_routes, explain_routes, sample_routes)
 """The modules that add the contract's routes to its blueprint when they are imported."""
 
 CONTRACT = Contract(

@@ -242,6 +242,8 @@ class AttemptShown(ma.Schema):
     gpu_uuids = fields.List(fields.String())
     peak_memory_bytes = fields.Integer(allow_none=True)
     cpu_seconds = fields.Float(allow_none=True)
+    peak_cpu_cores = fields.Float(allow_none=True)
+    peak_gpu_memory_bytes = fields.Integer(allow_none=True)
     output_bytes = fields.Integer()
     truncated_bytes = fields.Integer()
     log_gap = fields.Boolean()

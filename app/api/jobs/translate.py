@@ -220,6 +220,8 @@ def attempt_shown(attempt: AttemptView) -> dict[str, Any]:
         "gpu_uuids": list(attempt.gpu_uuids),
         "peak_memory_bytes": attempt.peak_memory_bytes,
         "cpu_seconds": attempt.cpu_seconds,
+        "peak_cpu_cores": attempt.peak_cpu_cores,
+        "peak_gpu_memory_bytes": attempt.peak_gpu_memory_bytes,
         "output_bytes": attempt.output_bytes,
         "truncated_bytes": attempt.truncated_bytes,
         "log_gap": attempt.log_gap,

@@ -75,9 +75,9 @@ class Site:
         agent.start()
         return agent
 
-    def processes(self) -> ProcessRunner:
+    def processes(self, cgroups: str = "off") -> ProcessRunner:
         """Real processes under the site's keeper; each call is what a restarted agent would open."""
-        self._opened.append(ProcessRunner(KeeperOptions(self.directory / "keeper", cgroups="off")))
+        self._opened.append(ProcessRunner(KeeperOptions(self.directory / "keeper", cgroups=cgroups)))
         return self._opened[-1]
 
     def until_ended(self, *job_ids: UUID, within_s: float = 30.0) -> None:
