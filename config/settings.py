@@ -89,6 +89,13 @@ def _count(text: str) -> int:
     return value
 
 
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65_535:
+        raise ValueError("must be a port, or 0 for none")
+    return value
+
+
 def _seconds(text: str) -> float:
     value = float(text)
     if not 0 < value < 10_000_000:
@@ -118,6 +125,8 @@ class Settings:
     # API.
     api_host: str = _setting("127.0.0.1", str, "Address the API binds to.")
     api_port: int = _setting(8080, _positive_int, "Port of the API; its primary contract is jobs.")
+    ai_port: int = _setting(8000, _port, "Port where the ai contract is the primary one; 0: none.")
+    gpu_port: int = _setting(8081, _port, "Port where the gpu contract is the primary one; 0: none.")
     api_threads: int = _setting(64, _positive_int, "Threads of an API process that serve requests.")
     api_streams: int = _setting(
         512, _positive_int, "Logs and events that an API process streams at a time; each takes a thread of its own."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import socket
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ OTHER_FILES = 100
 def command() -> None:
     """Serve the API on CFAB_API_HOST and CFAB_API_PORT until SIGTERM.
 
+    CFAB_AI_PORT and CFAB_GPU_PORT serve the same with the ai and the gpu contract at /api/v1.
     One process with CFAB_API_THREADS threads for requests and up to CFAB_API_STREAMS more for followed logs.
     """
     settings = role_settings("api")
@@ -41,11 +43,12 @@ def command() -> None:
     if settings.rate_limits:
         _check_limits(settings)
     host = f"[{settings.api_host}]" if ":" in settings.api_host else settings.api_host
+    secondary = [word for one in _secondary(settings) for word in ("--bind", f"fd://{one.detach()}")]
     # Streams have threads of their own beside those of requests; both are started when first needed.
     threads = settings.api_threads + settings.api_streams
     _raise_file_limit(threads + KEPT_ALIVE + settings.database_pool + OTHER_FILES)
     words = [
-        "--bind", f"{host}:{settings.api_port}", "--workers", "1", "--worker-class", "gthread",
+        "--bind", f"{host}:{settings.api_port}", *secondary, "--workers", "1", "--worker-class", "gthread",
         "--threads", str(threads), "--worker-connections", str(threads + KEPT_ALIVE),
         "--graceful-timeout", str(GRACEFUL_S), "--timeout", "60",
         "--keep-alive", "30", "--log-level", settings.log_level, "--no-control-socket",
@@ -64,6 +67,24 @@ def _check_limits(settings: Settings) -> None:
         Table(settings.rate_limits)
     except SettingsError as exc:
         raise refuse("api", str(exc)) from exc
+
+
+def _secondary(settings: Settings) -> list[socket.socket]:
+    """Open sockets for the ports where another contract is the primary one; a busy port is only told."""
+    opened = []
+    family = socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET
+    for name, port in (("ai", settings.ai_port), ("gpu", settings.gpu_port)):
+        if port in {0, settings.api_port}:
+            continue
+        try:
+            one = socket.create_server((settings.api_host, port), family=family, backlog=2048)
+        except OSError as exc:
+            told = f"CFAB_{name.upper()}_PORT={port} cannot be used ({exc.strerror}); the {name} contract is not served"
+            click.echo(f"cfab api: {told} there, only at /{name}/api/v1 of port {settings.api_port}", err=True)
+            continue
+        one.set_inheritable(True)
+        opened.append(one)
+    return opened
 
 
 def _raise_file_limit(wanted: int) -> None:

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -48,6 +48,8 @@ class Shape:
     slots: int = 0
     simulate_gpus: str = ""
     auth: bool = True
+    ai_port: int = 0
+    gpu_port: int = 0
 
 
 class Stack:
@@ -70,6 +72,13 @@ class Stack:
         return f"http://{f'[{host}]' if ':' in host else host}:{self._shape.port}"
 
     @property
+    def secondary_urls(self) -> dict[str, str]:
+        """Where another contract than jobs is at /api/v1, by its name."""
+        base = self.api_url.rpartition(":")[0]
+        ports = {"ai": self._shape.ai_port, "gpu": self._shape.gpu_port}
+        return {name: f"{base}:{port}" for name, port in ports.items() if port}
+
+    @property
     def flower_url(self) -> str:
         """Where Flower is."""
         return f"http://{LOOPBACK}:{self._shape.flower_port}"
@@ -82,7 +91,22 @@ class Stack:
         if not shape.auth and shape.host not in {"127.0.0.1", "::1", "localhost"}:
             raise StackError(f"--no-auth serves this machine only, not --host {shape.host}; leave one of the two out")
         require_free(shape.host, shape.port, "--port")
+        self._shape = replace(shape, ai_port=self._free("ai"), gpu_port=self._free("gpu"))
         require_free(LOOPBACK, shape.flower_port, "--flower-port")
+
+    def _free(self, name: str) -> int:
+        """The port for a contract of its own, or 0 where it is taken: its other address serves it all the same."""
+        shape, port = self._shape, int(getattr(self._shape, f"{name}_port"))
+        if not port:
+            return 0
+        try:
+            if port in {shape.port, shape.flower_port}:
+                raise StackError(f"--{name}-port {port} is another part's")
+            require_free(shape.host, port, f"--{name}-port")
+        except StackError as exc:
+            self._say(f"warning: {exc}; the {name} contract is served at {self.api_url}/{name}/api/v1 alone")
+            return 0
+        return port
 
     def start(self) -> None:
         """Starts every part and returns when all serve. Raises StackError; then `stop` ends what was started."""
@@ -153,6 +177,8 @@ class Stack:
             "CFAB_DATA_DIR": str(self._data.root),
             "CFAB_API_HOST": self._shape.host,
             "CFAB_API_PORT": str(self._shape.port),
+            "CFAB_AI_PORT": str(self._shape.ai_port),
+            "CFAB_GPU_PORT": str(self._shape.gpu_port),
             "CFAB_AUTH": "required" if self._shape.auth else "off",
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),

@@ -16,6 +16,8 @@ from config.settings import SettingsError, load_settings
 @click.option("--data", type=click.Path(path_type=Path), help="Where everything is kept; default: CFAB_DATA_DIR.")
 @click.option("--host", help="Address of the API; default: CFAB_API_HOST, else 127.0.0.1.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of the API; default: CFAB_API_PORT, else 8080.")
+@click.option("--ai-port", type=click.IntRange(0, 65535), help="Port with the ai contract at /api/v1; 0: none.")
+@click.option("--gpu-port", type=click.IntRange(0, 65535), help="Port with the gpu contract at /api/v1; 0: none.")
 @click.option("--flower-port", type=click.IntRange(1, 65535), default=5555, show_default=True, help="Port of Flower.")
 @click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True, help="Number of workers.")
 @click.option("--slots", type=click.IntRange(1, 100_000), help="Jobs a worker runs at a time at most.")
@@ -25,6 +27,8 @@ def command(
     data: Path | None,
     host: str | None,
     port: int | None,
+    ai_port: int | None,
+    gpu_port: int | None,
     flower_port: int,
     workers: int,
     slots: int | None,
@@ -42,6 +46,7 @@ def command(
         shape = Shape(
             host or settings.api_host, port or settings.api_port, flower_port, workers, slots or 0, simulate_gpus,
             settings.auth == "required" and not no_auth,
+            settings.ai_port if ai_port is None else ai_port, settings.gpu_port if gpu_port is None else gpu_port,
         )  # fmt: skip
         root = data.expanduser().absolute() if data is not None else settings.data
         stack = prepare(settings, root, shape, _say)
@@ -60,6 +65,8 @@ def _run(stack: Stack, root: Path, shape: Shape) -> ExitCode:
             else f"{root / 'secrets' / 'api_token'} (`cfab token` prints it; `cfab token create` signs others)"
         )
         _say(f"API     {stack.api_url}/api/v1")
+        for name, url in stack.secondary_urls.items():
+            _say(f"  {name:<5} {url}/api/v1")
         _say(f"Flower  {stack.flower_url}" + ("  (user cfab, password: the token)" if shape.auth else ""))
         _say(f"token   {token}")
         _say(f"data    {root}")
