@@ -95,11 +95,13 @@ def _admitted(settings: Settings, tenant: Tenant, requests: Sequence[JobRequest]
     asked = [r.resources or Resources(settings.default_cpus_milli, settings.default_memory_mib * MIB) for r in requests]
     if tenant.quota == Quota():
         return [one.rounded() for one in asked]
-    shares = [reserved(one, tenant.quota) for one in asked]
+    share_of = {one: reserved(one, tenant.quota) for one in set(asked)}
+    shares = [share_of[one] for one in asked]
+    broken = {one: limits[0].name for one, share in share_of.items() if (limits := excess(tenant.quota, share))}
     over = [
-        {"index": place, "field": broken[0].name, "message": _over(tenant, asked[place], broken[0].name)}
-        for place, share in enumerate(shares)
-        if (broken := excess(tenant.quota, share))
+        {"index": place, "field": broken[one], "message": _over(tenant, one, broken[one])}
+        for place, one in enumerate(asked)
+        if one in broken
     ]
     if not over:
         return shares

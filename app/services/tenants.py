@@ -65,8 +65,10 @@ def create(db: Database, asked: NewTenant) -> Tenant:
 def change(db: Database, tenant_id: UUID, changes: Mapping[str, Any]) -> Tenant:
     """Sets the fields of `changes` (of Tenant; `quota` maps the limits to change, None is unlimited) and no others.
 
-    Nothing that runs is touched: under a lowered quota, or inactive, a tenant only starts nothing more. Jobs keep the
-    tier they were submitted under. Ring the bells after it: raised limits let jobs start. Raises Invalid, NotFound.
+    Nothing that runs is touched: under a lowered quota, or inactive, a tenant only starts nothing more. A lowered limit
+    holds for every claim that commits after this returns; the first limit of a tenant, and being inactive, for those
+    that begin after it. Jobs keep the tier they were submitted under. Ring the bells after it: raised limits let jobs
+    start. Raises Invalid, NotFound.
     """
     problems = change_problems(changes)
     if problems:
