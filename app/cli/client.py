@@ -157,6 +157,23 @@ class Client:
                         headers=headers, stream=True) as answer:  # fmt: skip
             yield self._pieces(answer, None)
 
+    def events(self, after: str, job_id: str | None = None, **options: str | None) -> dict[str, Any]:
+        """One page of the changes of jobs (or of one) behind the cursor `after`; options: tenant, type, limit."""
+        path = "/events" if job_id is None else _path(job_id) + "/events"
+        page: dict[str, Any] = self._json("GET", path, params={"after": after, **_given(options)})
+        return page
+
+    @contextmanager
+    def event_stream(
+        self, after: str, last_id: str | None, job_id: str | None = None, **options: str | None
+    ) -> Iterator[Iterator[bytes]]:
+        """One connection to the changes of jobs as raw event-stream bytes, from behind the event `last_id`."""
+        path = "/events/stream" if job_id is None else _path(job_id) + "/events/stream"
+        headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
+        with self._open("GET", path, params={"after": after, **_given(options)},
+                        headers=headers, stream=True) as answer:  # fmt: skip
+            yield self._pieces(answer, None)
+
     def wait(self, job_id: str, timeout_s: float | None, changed: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """The job once it has ended; `changed` sees it whenever its state differs from the last one seen.
 

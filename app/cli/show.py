@@ -35,6 +35,8 @@ def describe(job: Mapping[str, Any]) -> Iterator[str]:
     facts: dict[str, object] = {"id": job["id"], "type": plain(job["type"]), "priority": job.get("priority")}
     reason = job.get("reason")
     facts["state"] = coloured(state) + (f" ({plain(reason)})" if reason and state == "pending" else "")
+    if job.get("queue_position"):
+        facts["state"] = f"{facts['state']}, {_place(int(job['queue_position']))}"
     facts["message"] = plain(job.get("message") or "") or None
     for name in ("exit_code", "signal", "executor_id", "binary_url", "binary_sha256", "image"):
         facts[name.replace("_", " ")] = job.get(name)
@@ -56,6 +58,10 @@ def describe(job: Mapping[str, Any]) -> Iterator[str]:
             more = f", last {SHOWN_LINES} of {len(lines)} lines" if len(lines) > SHOWN_LINES else ""
             yield click.style(f"{stream}{more}", bold=True)
             yield from (f"  {plain(line)}" for line in lines[-SHOWN_LINES:])
+
+
+def _place(position: int) -> str:
+    return "next in its class" if position == 1 else f"place {position:,} in its class"
 
 
 def _attempt(number: int, attempt: Mapping[str, Any]) -> tuple[str, ...]:

@@ -221,6 +221,12 @@ class TestList:
 
 
 class TestShow:
+    def test_says_where_a_job_waits(self, api: Caller) -> None:
+        sent = [api.submit()["id"] for _ in range(3)]
+        assert [api.get(f"/jobs/{one}").json["queue_position"] for one in sent] == [1, 2, 3]
+        api.claim()
+        assert [api.get(f"/jobs/{one}").json["queue_position"] for one in sent] == [0, 1, 2]
+
     def test_a_completed_job_has_the_documented_keys(self, api: Caller) -> None:
         job = api.submit()["id"]
         api.post("/jobs/claim", **raw(CLAIM_EXAMPLE))

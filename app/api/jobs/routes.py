@@ -16,7 +16,8 @@ from app.api.jobs import schemas, translate
 from app.api.jobs.blueprint import blueprint
 from app.api.limits import limited
 from app.domain.errors import FabricError, NotFound
-from app.services import inspect, stop
+from app.domain.states import JobState
+from app.services import inspect, queue, stop
 from app.services.idempotency import answer_once
 from app.services.submit import submit
 
@@ -83,8 +84,11 @@ def list_jobs(asked: Mapping[str, Any]) -> Response:
 @blueprint.doc(summary="Show a job")
 def show_job(job_id: str) -> Response:
     """What was asked, what became of it, each attempt, and the beginning of its output."""
-    detail = inspect.job_detail(hub().db, principal().tenant_id, translate.parse_job_id(job_id), translate.OUTPUT_CAP)
-    return json_answer(translate.detailed(detail))
+    db, tenant_id, identity = hub().db, principal().tenant_id, translate.parse_job_id(job_id)
+    detail = inspect.job_detail(db, tenant_id, identity, translate.OUTPUT_CAP)
+    waits = detail.job.state == JobState.PENDING and detail.job.ready
+    place = queue.position(db, tenant_id, identity).position if waits else 0
+    return json_answer({**translate.detailed(detail), "queue_position": place})
 
 
 @blueprint.route("/jobs/<job_id>", methods=["DELETE"])

@@ -270,6 +270,7 @@ class JobShown(ma.Schema):
     attempts = fields.List(fields.Nested(AttemptShown))
     effective_priority = fields.Integer(metadata={"description": "What counts in the queue, capped by the tier."})
     effective_class = Choice(*PRIORITIES, metadata={"description": "The class that counts, capped by the tier."})
+    queue_position = fields.Integer(metadata={"description": "1 is next in its class, 0 is not waiting."})
     state_detail = fields.String()
     reason = fields.String(allow_none=True)
     message = fields.String(allow_none=True)
