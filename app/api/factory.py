@@ -10,6 +10,7 @@ from flask_smorest import Api
 
 from app.api import auth, documentation, errors, limits, trace
 from app.api.contract import Contract
+from app.api.hpc import contract as hpc
 from app.api.hub import Bells, Hub
 from app.api.jobs import contract as jobs
 from app.api.listener import Listener
@@ -23,7 +24,7 @@ from app.storage.database import Database
 from app.storage.faults import parse_faults
 from config.settings import Settings
 
-CONTRACTS: tuple[Contract, ...] = (jobs.CONTRACT,)
+CONTRACTS: tuple[Contract, ...] = (jobs.CONTRACT, hpc.CONTRACT)
 VERSION = "1"
 
 
@@ -62,8 +63,8 @@ def create_app(
     app.extensions["cfab_exporter"].add(limiting.measures)
     for contract in CONTRACTS:
         _mount(app, contract)
-    errors.install(app, errors.ErrorForms({contract.at: contract.errors for contract in CONTRACTS}))
-    _listen(app, primary)
+    errors.install(app, errors.ErrorForms(_forms(app)))
+    _listen(app, settings, primary)
     limits.trust_proxies(app, settings.trusted_proxies)
     return app
 
@@ -94,6 +95,19 @@ def _mount(app: Flask, contract: Contract) -> None:
     documentation.install(app, contract.name, spec, contract.at)
 
 
-def _listen(app: Flask, primary: str) -> None:
+def _forms(app: Flask) -> dict[str, errors.ErrorForm]:
+    """The form of each contract's errors, by its prefix and by the paths that it has outside of that."""
+    forms = {contract.at: contract.errors for contract in CONTRACTS}
+    owners = {beside.name: contract for contract in CONTRACTS for beside in contract.outside}
+    for rule in app.url_map.iter_rules():
+        owner = owners.get(rule.endpoint.partition(".")[0])
+        if owner is not None:
+            forms[rule.rule] = owner.errors
+    return forms
+
+
+def _listen(app: Flask, settings: Settings, primary: str) -> None:
     at = {contract.name: contract.at for contract in CONTRACTS}
-    app.wsgi_app = Listener(app.wsgi_app, at[primary], {}, at.values())  # type: ignore[method-assign]
+    ports = {port: at[name] for name, port in (("ai", settings.ai_port), ("gpu", settings.gpu_port)) if name in at}
+    ports.pop(settings.api_port, None)
+    app.wsgi_app = Listener(app.wsgi_app, at[primary], ports, at.values())  # type: ignore[method-assign]

@@ -227,11 +227,10 @@ attempt = Table(
     Column("output_bytes", BigInteger, server_default=text("0"), nullable=False),
     Column("truncated_bytes", BigInteger, server_default=text("0"), nullable=False),
     Column("log_gap", Boolean, server_default=text("false"), nullable=False),
-    Column("peak_cpu_cores", Double),
-    Column("peak_gpu_memory_bytes", BigInteger),
     PrimaryKeyConstraint("id", name="pk_attempt"),
     ForeignKeyConstraint(["job_id"], ["job.id"], name="fk_attempt_job", ondelete="CASCADE"),
     UniqueConstraint("job_id", "number", name="uq_attempt_number"),
+    Index("ix_attempt_node", "node_id", "job_id"),
 )
 
 allocation = Table(
@@ -422,4 +421,98 @@ event_floor = Table(
     Column("xid", Xid8, nullable=False),
     Column("event_id", BigInteger, nullable=False),
     PrimaryKeyConstraint("id", name="pk_event_floor"),
+)
+
+tracked_job = Table(
+    "tracked_job",
+    metadata,
+    Column("id", Uuid, nullable=False),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("client_id", Text, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("nodes", ARRAY(Text), nullable=False),
+    Column("state", SmallInteger, server_default=text("2"), nullable=False),
+    Column("created_at", _TIME, server_default=text("now()"), nullable=False),
+    Column("started_at", _TIME, server_default=text("now()"), nullable=False),
+    Column("ended_at", _TIME),
+    Column("heard_at", _TIME, server_default=text("now()"), nullable=False),
+    Column("cpu_percent", Double, server_default=text("0"), nullable=False),
+    Column("memory_mib", BigInteger, server_default=text("0"), nullable=False),
+    Column("gpu_percent", Double),
+    PrimaryKeyConstraint("id", name="pk_tracked_job"),
+    ForeignKeyConstraint(["tenant_id"], ["tenant.id"], name="fk_tracked_job_tenant"),
+    UniqueConstraint("tenant_id", "client_id", name="uq_tracked_job_client"),
+    Index("ix_tracked_job_tenant", "tenant_id", "id"),
+    Index("ix_tracked_job_state", "tenant_id", "state", "id"),
+    Index("ix_tracked_job_owner", "tenant_id", "owner", "id"),
+    Index("ix_tracked_job_running", "id", postgresql_where=text("state = 2")),
+    Index("ix_tracked_job_nodes", "nodes", postgresql_using="gin"),
+)
+
+tracked_sample = Table(
+    "tracked_sample",
+    metadata,
+    Column("job_id", Uuid, nullable=False),
+    Column("at", _TIME, nullable=False),
+    Column("id", BigInteger, Identity(always=True), nullable=False),
+    Column("cpu_percent", Double, nullable=False),
+    Column("memory_mib", BigInteger, nullable=False),
+    Column("gpu_percent", Double),
+    PrimaryKeyConstraint("job_id", "at", "id", name="pk_tracked_sample"),
+    ForeignKeyConstraint(["job_id"], ["tracked_job.id"], name="fk_tracked_sample_job", ondelete="CASCADE"),
+    Index("ix_tracked_sample_at", "at", postgresql_using="brin"),
+)
+
+observed_hidden = Table(
+    "observed_hidden",
+    metadata,
+    Column("job_id", Uuid, nullable=False),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    PrimaryKeyConstraint("job_id", name="pk_observed_hidden"),
+    ForeignKeyConstraint(["job_id"], ["job.id"], name="fk_observed_hidden_job", ondelete="CASCADE"),
+    Index("ix_observed_hidden_open", "tenant_id", "job_id", postgresql_where=text("state <= 3")),
+)
+
+observed_count = Table(
+    "observed_count",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("n", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "kind", "state", "owner", name="pk_observed_count"),
+)
+
+observed_count_delta = Table(
+    "observed_count_delta",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), nullable=False),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("state", SmallInteger, nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("n", BigInteger, nullable=False),
+    PrimaryKeyConstraint("id", name="pk_observed_count_delta"),
+)
+
+job_statistic = Table(
+    "job_statistic",
+    metadata,
+    Column("minute", _TIME, nullable=False),
+    Column("class", SmallInteger, nullable=False),
+    Column("kind", SmallInteger, nullable=False),
+    Column("bucket", SmallInteger, nullable=False),
+    Column("n", BigInteger, nullable=False),
+    Column("total_s", Double, nullable=False),
+    PrimaryKeyConstraint("minute", "class", "kind", "bucket", name="pk_job_statistic"),
+)
+
+job_rate = Table(
+    "job_rate",
+    metadata,
+    Column("second", _TIME, nullable=False),
+    Column("n", BigInteger, nullable=False),
+    PrimaryKeyConstraint("second", name="pk_job_rate"),
 )

@@ -112,7 +112,7 @@ class TestOrder:
         is_error(api.put("/jobs/nonsense/heartbeat", data=b"{", content_type="application/json"), 400)
         is_error(api.put("/jobs/nonsense/heartbeat", json={"executor_id": "a"}), 404)
 
-    @pytest.mark.parametrize("path", ["/", "/v1", "/api/v2/jobs", "/api/v1//jobs", "/jobs", "/jobs/api/v1/none"])
+    @pytest.mark.parametrize("path", ["/", "/v2", "/api/v2/jobs", "/api/v1//jobs", "/jobs", "/jobs/api/v1/none"])
     def test_unknown_paths_answer_in_the_form_without_a_redirect(self, refusing: Caller, path: str) -> None:
         refusing.prefix = ""
         is_error(refusing.get(path), 404)
