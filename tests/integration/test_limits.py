@@ -221,6 +221,17 @@ class TestSettings:
         assert passed(client, "/ai/submit", 9, caller="bob") == 7
         assert passed(client, "/gpu/submit", 300) == 300
 
+    def test_requests_can_be_counted_by_address_whoever_sends_them(self) -> None:
+        client = make_app(rules="jobs:submit=2/day by address").test_client()
+
+        def send(caller: str, address: str) -> int:
+            answer = client.get("/jobs/submit", headers={"X-Caller": caller}, environ_base={"REMOTE_ADDR": address})
+            return answer.status_code
+
+        assert [send(caller, "192.0.2.1") for caller in ("ada", "bob", "eve")] == [200, 200, 429]
+        assert send("eve", "192.0.2.2") == 200
+        assert [send("ada", f"::ffff:192.0.2.{n}") for n in (1, 2)] == [429, 200]
+
     def test_a_group_that_does_not_exist_is_refused_at_start_with_those_that_do(self) -> None:
         with pytest.raises(ValueError, match=r"no jobs:sumbit to limit; there are jobs:submit, jobs:bulk"):
             make_app(rules="jobs:sumbit=1/day")
@@ -274,6 +285,15 @@ class TestRedisIsAway:
         with redis.Redis.from_url(valkey.url) as raw:
             raw.flushall()
         assert sum(passed(client, "/jobs/submit", 7) for client in clients) == 10
+
+    def test_one_that_answers_without_counting_is_not_back(self, pair: list[Flask], valkey: ValkeyServer) -> None:
+        ask(pair[0].test_client(), "/jobs/submit")
+        end_trouble = make_trouble(valkey, "full")
+        ask(pair[0].test_client(), "/jobs/submit")
+        with redis.Redis.from_url(valkey.url) as raw:
+            until(lambda: raw.info("commandstats")["cmdstat_incrby"]["rejected_calls"] >= 5)
+        assert shared(pair[0]) is False
+        end_trouble()
 
     def test_a_broker_that_never_was_there_stops_nobody(self) -> None:
         app = make_app(f"redis://127.0.0.1:{free_port()}/0", "jobs:submit=10/day")
