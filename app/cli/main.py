@@ -17,6 +17,8 @@ _USE: Mapping[str, tuple[str, str]] = {
     "submit": ("app.cli.submit:command", "Submit a program or a script."),
     "ps": ("app.cli.ps:command", "List jobs, newest first."),
     "show": ("app.cli.show:command", "Show one job with its attempts."),
+    "explain": ("app.cli.explain:command", "Say why a job waits."),
+    "top": ("app.cli.top:command", "Show what running jobs use, live."),
     "events": ("app.cli.events:command", "Tell what happened to jobs, or follow it."),
     "logs": ("app.cli.logs:command", "Print a job's output, or follow it."),
     "wait": ("app.cli.wait:command", "Wait until a job has ended."),
