@@ -227,6 +227,8 @@ attempt = Table(
     Column("output_bytes", BigInteger, server_default=text("0"), nullable=False),
     Column("truncated_bytes", BigInteger, server_default=text("0"), nullable=False),
     Column("log_gap", Boolean, server_default=text("false"), nullable=False),
+    Column("peak_cpu_cores", Double),
+    Column("peak_gpu_memory_bytes", BigInteger),
     PrimaryKeyConstraint("id", name="pk_attempt"),
     ForeignKeyConstraint(["job_id"], ["job.id"], name="fk_attempt_job", ondelete="CASCADE"),
     UniqueConstraint("job_id", "number", name="uq_attempt_number"),
