@@ -49,7 +49,8 @@ class ApiProcess(Role):
 
     def __init__(self, variables: dict[str, str], log: Path) -> None:
         self.port = free_port()
-        super().__init__("api", {"CFAB_API_PORT": str(self.port), "CFAB_API_TOKEN": TOKEN, **variables}, log)
+        own = {"CFAB_API_PORT": str(self.port), "CFAB_AI_PORT": "0", "CFAB_GPU_PORT": "0", "CFAB_API_TOKEN": TOKEN}
+        super().__init__("api", {**own, **variables}, log)
         self.url = f"http://127.0.0.1:{self.port}"
         self.session = requests.Session()
         self.session.trust_env = False

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 import requests
@@ -15,26 +18,65 @@ import simple_websocket  # type: ignore[import-untyped]
 from app.domain.job import Assignment
 from app.services import logs, report
 from app.services.report import Chunk
-from tests.factories import Fabric, until
+from tests.factories import Fabric, make_fabric, until
 from tests.integration.live.server import TOKEN, ApiProcess
+from tests.issuer import AUDIENCE, ISSUER, Issuer, key_set
+from tests.servers import TestServers
 
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 
 
+SIGNER = Issuer("EdDSA", "ed25519")
+
+
+@pytest.fixture(scope="module")
+def fabric(servers: TestServers) -> Iterator[Fabric]:
+    """One database and one API for all tests here; each has jobs of its own."""
+    url = servers.database()
+    fabric = make_fabric(url)
+    yield fabric
+    fabric.db.close()
+    servers.drop(url)
+
+
+@pytest.fixture(scope="module")
+def shared_api(fabric: Fabric, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiProcess]:
+    with serving(fabric, tmp_path_factory.mktemp("api")) as started:
+        yield started
+
+
 @pytest.fixture
-def api(fabric: Fabric, tmp_path: Path) -> Iterator[ApiProcess]:
-    variables = {"CFAB_DATABASE_URL": fabric.settings.database_url, "CFAB_API_STREAMS": "3"}
-    started = ApiProcess(variables, tmp_path / "api.log")
-    started.start()
-    yield started
-    started.kill()
+def api(shared_api: ApiProcess) -> ApiProcess:
+    """The server, with nobody's stream open."""
+    until(lambda: open_streams(shared_api) == 0)
+    return shared_api
+
+
+@contextmanager
+def serving(fabric: Fabric, directory: Path, **variables: str) -> Iterator[ApiProcess]:
+    """A server that serves three streams at a time, and knows an issuer's tokens."""
+    keys = directory / "keys.json"
+    keys.write_bytes(key_set(SIGNER.jwk()))
+    own = {
+        "CFAB_DATABASE_URL": fabric.settings.database_url, "CFAB_API_STREAMS": "3", "CFAB_AUTH_KEYS": str(keys),
+        "CFAB_AUTH_ISSUER": ISSUER, "CFAB_AUTH_AUDIENCE": AUDIENCE, "CFAB_AUTH_ALGORITHMS": "EdDSA",
+        "CFAB_AUTH_LEEWAY_S": "1",
+    }  # fmt: skip
+    started = ApiProcess({**own, **variables}, directory / "api.log")
+    try:
+        started.start()
+        yield started
+    finally:
+        started.kill()
 
 
 @pytest.fixture
 def taken(fabric: Fabric) -> Assignment:
     """A job that runs."""
-    fabric.submit(), fabric.add_node("n1")
-    return fabric.run(fabric.add_node("n1"))
+    job_id = fabric.submit_one()
+    mine = next(taken for taken in fabric.claim(fabric.add_node()) if taken.job_id == job_id)
+    fabric.start(mine)
+    return mine
 
 
 class Output:
@@ -136,13 +178,25 @@ class TestWebSocket:
         assert handshake(api.logs(output.taken.job_id), Authorization="Bearer no").status_code == 401
         assert handshake(api.logs(output.taken.job_id), **{"Sec-WebSocket-Version": "7"}).status_code == 426
 
-    def test_ends_when_the_server_is_told_to(self, api: ApiProcess, output: Output) -> None:
-        client = connect(api, output.taken)
-        output.write((1, b"one\n"))
-        told(client, 1)
-        assert api.process is not None
-        api.process.terminate()
-        assert closed(client) == 1001
+    def test_ends_when_the_server_is_told_to(self, fabric: Fabric, output: Output, tmp_path: Path) -> None:
+        with serving(fabric, tmp_path) as api:
+            client = connect(api, output.taken)
+            output.write((1, b"one\n"))
+            told(client, 1)
+            assert api.process is not None
+            api.process.terminate()
+            assert closed(client) == 1001
+
+    def test_of_a_foreign_page_is_refused_where_no_token_is_asked(
+        self, fabric: Fabric, output: Output, tmp_path: Path
+    ) -> None:
+        with serving(fabric, tmp_path, CFAB_AUTH="off") as api:
+            path = api.logs(output.taken.job_id)
+            assert handshake(path, Origin="https://evil.example.com").status_code == 403
+            client = connect(api, output.taken, Origin=f"http://localhost:{api.port}")
+            output.write((1, b"one\n"))
+            told(client, 1)
+            client.close()
 
 
 def handshake(url: str, **headers: str) -> requests.Response:
@@ -185,7 +239,29 @@ class TestEvents:
         assert api.session.get(path, timeout=20).status_code == 200
         clients[0].close()
         until(lambda: open_streams(api) == 2)
-        connect(api, output.taken).close()
+        clients.append(connect(api, output.taken))
+        for client in clients[1:]:
+            client.close()
+
+
+class TestTokens:
+    """A stream ends with the token that opened it."""
+
+    def short(self, fabric: Fabric) -> str:
+        name = f"tenant-{uuid4().hex[:8]}"
+        self.tenant = fabric.add_tenant(name)
+        return SIGNER.token(tenant=name, exp=int(time.time()) + 2)
+
+    def test_events_end_with_a_word(self, api: ApiProcess, fabric: Fabric) -> None:
+        token = self.short(fabric)
+        path = api.logs(fabric.submit_one(tenant=self.tenant)) + "?follow=1"
+        answer = requests.get(path, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        assert (answer.status_code, answer.text) == (200, "retry: 1000\n\n: token expired\n\n")
+
+    def test_websockets_close_with_a_code(self, api: ApiProcess, fabric: Fabric) -> None:
+        token = self.short(fabric)
+        path = api.logs(fabric.submit_one(tenant=self.tenant), "ws")
+        assert closed(simple_websocket.Client(path, headers={"Authorization": f"Bearer {token}"})) == 1008
 
 
 class TestText:
