@@ -3,7 +3,7 @@
 principal   who the caller is          marks    what a view is open to       gate    the check of every request
 bearer      the Authorization header   static   this machine's one token     signed  tokens of an issuer (JWT)
 keys        the issuer's public keys   keyring  which of them are trusted now (source: where they come from)
-tenants     claims to tenants          loopback a server without tokens
+tenants     claims to tenants          loopback a server without tokens      verified good signatures
 """
 
 from __future__ import annotations

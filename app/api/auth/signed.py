@@ -21,6 +21,7 @@ from app.api.auth.claims import ClaimNames, roles_of, tenant_of
 from app.api.auth.keyring import Keyring
 from app.api.auth.keys import MAX_NAME, Key
 from app.api.auth.principal import Identity
+from app.api.auth.verified import Verified, VerifiedTokens
 from app.api.errors import Unauthorized
 from app.api.strict_json import loads
 from app.domain.errors import Invalid
@@ -54,6 +55,7 @@ class SignedTokens:
     def __init__(self, issuer: Issuer, keyring: Keyring, clock: Callable[[], float] = time.time) -> None:
         self._issuer, self._keyring, self._clock = issuer, keyring, clock
         self._jws = jwt.PyJWS(algorithms=sorted(issuer.algorithms))
+        self._verified = VerifiedTokens()
 
     def identify(self, token: str) -> Identity | None:
         """Whose token it is; None for what has not the shape of a signed token.
@@ -62,13 +64,24 @@ class SignedTokens:
         """
         if len(token) > self._issuer.max_bytes:
             raise invalid_token(f"The token is longer than {self._issuer.max_bytes} bytes.")
-        if not _SHAPE.fullmatch(token):
-            return None
+        known = self._verified.get(token)
+        if known is None or not self._is_trusted(known):
+            if not _SHAPE.fullmatch(token):
+                return None
+            known = self._verify(token)
+            self._verified.put(token, known)
+        return self._identity(self._check_claims(known.claims))
+
+    def _is_trusted(self, known: Verified) -> bool:
+        return any(key is known.key for key in self._keyring.find(known.algorithm, known.key_id))
+
+    def _verify(self, token: str) -> Verified:
         algorithm, key_id = self._check_header(_header(token))
         keys = self._keyring.find(algorithm, key_id)
         if not keys:
             raise invalid_token("The key that signed the token is not known.")
-        return self._identity(self._check_claims(_claims(self._payload(token, algorithm, keys))))
+        key, payload = self._payload(token, algorithm, keys)
+        return Verified(algorithm, key_id, key, _object(payload))
 
     def _check_header(self, header: Mapping[str, Any]) -> tuple[str, str | None]:
         """The algorithm and the key's id. Keys and addresses of keys in the header are never looked at."""
@@ -88,10 +101,10 @@ class SignedTokens:
             raise invalid_token("The token is of a type that is not accepted here.")
         return algorithm, key_id
 
-    def _payload(self, token: str, algorithm: str, keys: Sequence[Key]) -> bytes:
+    def _payload(self, token: str, algorithm: str, keys: Sequence[Key]) -> tuple[Key, bytes]:
         for key in keys:
             try:
-                return self._jws.decode_complete(token, key.public.key, algorithms=[algorithm])["payload"]  # type: ignore[no-any-return]
+                return key, self._jws.decode_complete(token, key.public.key, algorithms=[algorithm])["payload"]
             except jwt.InvalidSignatureError:
                 continue
             except (jwt.PyJWTError, ValueError, TypeError) as exc:
@@ -132,10 +145,6 @@ def _header(token: str) -> Mapping[str, Any]:
         return _object(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (binascii.Error, ValueError) as exc:
         raise invalid_token("The token is malformed.") from exc
-
-
-def _claims(payload: bytes) -> Mapping[str, Any]:
-    return _object(payload)
 
 
 def _object(text: bytes) -> Mapping[str, Any]:

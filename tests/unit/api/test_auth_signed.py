@@ -19,6 +19,7 @@ from app.api.auth.keys import Key, parse_keys
 from app.api.auth.principal import ALL_ROLES
 from app.api.auth.signed import Issuer as Accepted
 from app.api.auth.signed import SignedTokens
+from app.api.auth.verified import Verified, VerifiedTokens
 from app.api.errors import Unauthorized
 from tests.issuer import AUDIENCE, ISSUER, Issuer, claims, encode, jwk, key_set, pem, private_key
 
@@ -385,6 +386,47 @@ class TestJunk:
             verifier().identify(ANN.signed({**claims(), name: value}))
         except Unauthorized:
             pass
+
+
+class TestTheSameTokenAgain:
+    """A signature is checked once; everything that may change is checked each time."""
+
+    def test_ends_in_time(self) -> None:
+        now = [time.time()]
+        accepted = Accepted(ISSUER, frozenset({AUDIENCE}), frozenset({"ES256"}), leeway_s=10.0)
+        who = SignedTokens(accepted, Ring(key_set(ANN.jwk()), ["ES256"]), lambda: now[0])
+        token = ANN.token(exp=int(now[0]) + 60)
+        assert who.identify(token) == who.identify(token)
+        now[0] += 71
+        assert "expired" in refusal(token, who)
+
+    def test_is_refused_once_its_key_is_not_trusted(self) -> None:
+        ring = Ring(key_set(ANN.jwk()), ["ES256"])
+        who = SignedTokens(Accepted(ISSUER, frozenset({AUDIENCE}), frozenset({"ES256"})), ring)
+        token = ANN.token()
+        assert who.identify(token)
+        ring.keys = parse_keys(key_set(Issuer(number=2).jwk()), ["ES256"])
+        assert "signature" in refusal(token, who), "another key under the same id"
+        ring.keys = parse_keys(key_set(), ["ES256"])
+        assert "not known" in refusal(token, who)
+        ring.keys = parse_keys(key_set(ANN.jwk()), ["ES256"])
+        assert who.identify(token)
+
+    def test_is_remembered_only_if_it_was_good(self) -> None:
+        who = verifier()
+        for number in range(10):
+            refusal(Issuer(number=9).token(number=number), who)
+        for number in range(3):
+            assert who.identify(ANN.token(number=number))
+        assert len(who._verified._tokens) == 3
+
+    def test_memory_is_bounded(self) -> None:
+        known, kept = Verified("ES256", None, parse_keys(key_set(ANN.jwk()), ["ES256"])._keys[0], {}), VerifiedTokens(3)
+        for name in ("a", "b", "c"):
+            kept.put(name, known)
+        kept.get("a")
+        kept.put("d", known)
+        assert [name for name in "abcd" if kept.get(name)] == ["a", "c", "d"]
 
 
 class TestKeys:
