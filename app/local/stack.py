@@ -169,7 +169,10 @@ class Stack:
         files = {f"CFAB_{name}_FILE": str(self._data.root / "secrets" / name.lower()) for name in self._urls}
         if not self._settings.api_token:
             files["CFAB_API_TOKEN_FILE"] = str(self._data.token_file)
-        if not self._settings.auth_keys:
+        if self._settings.auth_keys and "://" not in self._settings.auth_keys:
+            # The parts run in the data directory, not where this command was typed.
+            files["CFAB_AUTH_KEYS"] = str(Path(self._settings.auth_keys).absolute())
+        elif not self._settings.auth_keys:
             files["CFAB_AUTH_KEYS"] = str(StackKeys(self._data.root).public_file)
             files["CFAB_AUTH_ISSUER"] = issuer_of(self._settings)
             files["CFAB_AUTH_ALGORITHMS"] = ALGORITHM

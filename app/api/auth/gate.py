@@ -57,7 +57,7 @@ def issuer_of(settings: Settings) -> Issuer:
         audiences=frozenset(settings.auth_audience),
         algorithms=frozenset(settings.auth_algorithms),
         leeway_s=settings.auth_leeway_s,
-        types=frozenset(word.lower() for word in settings.auth_token_types),
+        types=frozenset(word.lower().removeprefix("application/") for word in settings.auth_token_types),
         max_bytes=settings.auth_token_max_bytes,
         claims=ClaimNames(settings.auth_tenant_claim, settings.auth_roles_claim, settings.auth_role_prefix),
     )

@@ -18,7 +18,9 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from app.api.auth.gate import issuer_of, keyring_of
 from app.api.auth.keys import parse_keys
 from app.api.auth.signed import SignedTokens
+from app.local.data import DataDirectory
 from app.local.demo.fabric import Fabric, temporary_directory
+from app.local.stack import Shape, Stack
 from app.local.tokens.command import command
 from app.local.tokens.keys import MAX_OLDER, StackKeys
 from config.settings import load_settings
@@ -181,6 +183,25 @@ class TestCreate:
         ):
             key.write_bytes(text)
             assert str(key) in refused(*words)
+
+
+class TestWhatAStackTellsItsParts:
+    def told(self, root: Path, **variables: str) -> dict[str, str]:
+        settings = load_settings(variables)
+        return Stack(settings, DataDirectory(root), Shape(), print)._environment()
+
+    def test_its_own_keys(self, root: Path) -> None:
+        told = self.told(root)
+        assert told["CFAB_AUTH_KEYS"] == str(root / "secrets" / "token_keys.json")
+        assert (told["CFAB_AUTH_ISSUER"], told["CFAB_AUTH_ALGORITHMS"]) == ("cfab", "EdDSA")
+
+    def test_or_the_ones_it_was_given(self, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        told = self.told(root, CFAB_AUTH_KEYS="keys.json", CFAB_AUTH_ISSUER="x")
+        assert told["CFAB_AUTH_KEYS"] == str(tmp_path / "keys.json")
+        assert "CFAB_AUTH_ALGORITHMS" not in told
+        away = self.told(root, CFAB_AUTH_KEYS="https://issuer.example.com/keys", CFAB_AUTH_ISSUER="x")
+        assert "CFAB_AUTH_KEYS" not in away, "as in the environment"
 
 
 @pytest.fixture(scope="module")
