@@ -103,6 +103,7 @@ class Agent:
         self.notices: deque[Notice] = deque(maxlen=20_000)
         self.noticed = threading.Event()
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="start")
         who = Who(self.offer.node_id, None, runners, settings.lease_s)
         self._claims = ClaimLoop(
             db, settings, who, self.registry, self._launch, self._uncertain, self._stale, self._last_resort
@@ -120,6 +121,7 @@ class Agent:
             self._lost,
             ringer.ring_all,
             self._claims.finish,
+            self._claims.worth_waiting_for,
             ringer.hint,
         )
         self._sampler = Sampler(db, runner, self.registry, settings.sample_s)
@@ -167,6 +169,7 @@ class Agent:
             if not entry.launched:
                 entry.cancelled.set()
         self._fetchers.shutdown(wait=False, cancel_futures=True)
+        self._starter.shutdown(cancel_futures=True)
         self._cache.close()
         self._reporter.stop()
         self._runner.close()
@@ -211,6 +214,10 @@ class Agent:
             request_stop(self._db, entry.tenant_id, entry.job_id, by, "terminated by remote control")
         except StateConflict:
             return False
+        except FabricError as exc:
+            # Nobody waits for an answer to remote control: whoever asked sees that the job goes on, and asks again.
+            log.warning("job %s could not be stopped by remote control: %s", entry.job_id, exc.message)
+            return False
         self.wake()
         return True
 
@@ -235,7 +242,17 @@ class Agent:
             else:
                 if spec is not None:
                     ready.append((entry, spec))
-        self._start(ready)
+        if ready and not self._stopping.is_set():
+            # In a thread of its own: the runner takes its time, and the next ends need not wait for it.
+            self._starter.submit(self._start_all, ready)
+
+    def _start_all(self, ready: list[tuple[Entry, RunSpec]]) -> None:
+        try:
+            self._start(ready)
+        except Exception as exc:
+            log.exception("%d attempts could not be started", len(ready))
+            for entry, _spec in ready:
+                self._fetchers.submit(self._settle_start, entry, f"the node could not start the job: {exc}")
 
     def _prepare(self, one: Assignment, entry: Entry) -> RunSpec | None:
         """What to start at once; None when its program is on its way and starts the attempt when it is here."""

@@ -85,20 +85,31 @@ class ClaimLoop:
             self._gather = True
             self._bell.set()
 
+    def worth_waiting_for(self) -> int:
+        """How many ends make a good batch: half the slots while jobs wait for them, so that the rest is at work."""
+        return 1 if self._is_sated() else max(1, min(self._registry.slots // 2, BATCH))
+
     def finish(self, ends: Sequence[Finished], settle: Callable[[FinishResult], None]) -> None:
         """Reports ends and `settle`s them; while jobs wait, their slots are filled in the same transaction.
 
         Raises what `finish_each` raises; then nothing was settled.
         """
-        sated = not self._hungry or self.draining or self.leaving or self._stopped.is_set()
-        if sated or not self._claiming.acquire(blocking=False):
+        if self._is_sated():
             settle(finish_each(self._db, ends))
             return
-        try:
-            self._finish_and_claim(ends, settle)
-        finally:
-            self._joined = False
-            self._claiming.release()
+        # A claim under way comes first: beside it these ends would only wait for its locks, and with it over they share
+        # one transaction with the next claim.
+        with self._claiming:
+            if self._is_sated():
+                settle(finish_each(self._db, ends))
+                return
+            try:
+                self._finish_and_claim(ends, settle)
+            finally:
+                self._joined = False
+
+    def _is_sated(self) -> bool:
+        return not self._hungry or self.draining or self.leaving or self._stopped.is_set()
 
     def _finish_and_claim(self, ends: Sequence[Finished], settle: Callable[[FinishResult], None]) -> None:
         limit = min(self._registry.free_slots + len(ends), BATCH)
