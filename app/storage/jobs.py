@@ -14,19 +14,35 @@ _SPEC = """runner text, binary_url text, binary_sha256 text, image text, script 
     max_retries int, backoff_s float8, backoff_multiplier float8, asked jsonb"""
 _SPEC_NAMES = ", ".join(column.split()[0] for column in _SPEC.split(","))
 _JOB_NAMES = "id, tenant_id, key_id, class, contract, type"
+_NO_TERMS = dict.fromkeys(
+    ("tier", "quota_jobs", "quota_cpus_milli", "quota_memory_bytes", "quota_gpus", "quota_gpu_memory_bytes")
+)
 
 VIEW = """j.id, j.tenant_id, j.type, j.state, j.ready, j.reason, j.message, j.stop_cause, j.stop_by,
     j.stop_reason, j.contract,
     j.class, j.node_id, j.attempt, j.created_at, j.started_at, j.finished_at, j.exit_code, j.signal, j.not_before"""
 
 
-def insert_jobs(tx: Tx, tenant_id: UUID, jobs: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """Inserts jobs and their specs in one statement; rows (id, created_at)."""
+def insert_jobs(
+    tx: Tx, tenant_id: UUID, jobs: Sequence[Mapping[str, Any]], terms: Mapping[str, Any] | None = None
+) -> list[Row]:
+    """Inserts jobs and their specs in one statement; rows (id, created_at).
+
+    With `terms` (the tenant's `tier` and `quota_…` columns) only if the tenant is active and has exactly these; else
+    nothing is inserted, and there are no rows.
+    """
     return list(
         tx.rows(
             f"""WITH asked AS MATERIALIZED (
                 SELECT * FROM jsonb_to_recordset(%(jobs)s::jsonb) AS r (id uuid, key_id bigint, class smallint,
-                    contract text, type text, {_SPEC}, place int) ORDER BY place
+                    contract text, type text, {_SPEC}, place int)
+                WHERE %(tier)s::text IS NULL OR EXISTS (
+                    SELECT 1 FROM tenant t WHERE t.id = %(tenant)s AND t.active AND t.tier = %(tier)s
+                        AND (t.quota_jobs, t.quota_cpus_milli, t.quota_memory_bytes, t.quota_gpus,
+                            t.quota_gpu_memory_bytes) IS NOT DISTINCT FROM (%(quota_jobs)s::bigint,
+                            %(quota_cpus_milli)s::bigint, %(quota_memory_bytes)s::bigint, %(quota_gpus)s::bigint,
+                            %(quota_gpu_memory_bytes)s::bigint))
+                ORDER BY place
             ), made AS (
                 INSERT INTO job ({_JOB_NAMES}, reason)
                 SELECT id, %(tenant)s, key_id, class, contract, type, 'new' FROM asked ORDER BY place
@@ -34,7 +50,7 @@ def insert_jobs(tx: Tx, tenant_id: UUID, jobs: Sequence[Mapping[str, Any]]) -> l
             ), told AS (
                 INSERT INTO job_spec (job_id, {_SPEC_NAMES}) SELECT id, {_SPEC_NAMES} FROM asked
             ) SELECT id, created_at FROM made""",
-            {"jobs": json.dumps(jobs), "tenant": tenant_id},
+            {**_NO_TERMS, **(terms or {}), "jobs": json.dumps(jobs), "tenant": tenant_id},
         )
     )
 

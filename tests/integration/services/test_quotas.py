@@ -145,6 +145,8 @@ def test_a_claim_says_when_it_passed_over_a_tenant_whose_quota_is_being_decided(
         assert ([taken.job_id for taken in both], both.passed_over) == ([own], True)
         fabric.submit_one()
         assert not claim(fabric.db, who, 1).passed_over, "nothing was left for the tenant that was passed over"
+        # Closing a connection frees its locks only some time later.
+        other.rollback()
     free = claim(fabric.db, who, 4)
     assert (len(free), free.passed_over) == (1, False)
 
@@ -194,3 +196,34 @@ def test_a_tenant_at_the_end_waits_no_longer_for_its_turn_than_there_are_pages(f
         fabric.finish(taken)
     assert len(served) >= 3, "one page of tenants got everything"
     assert {sorted(several).index(tenant) // SMALL_PAGE for tenant in served} == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    ("change", "refused"),
+    [
+        ({"active": False}, "inactive"),
+        ({"quota": {"gpus": 1}}, "asks for 2 GPUs"),
+        ({"quota": {"gpus": 2}}, None),
+        ({"tier": "low"}, None),
+    ],
+    ids=str,
+)
+def test_what_a_process_remembers_of_a_tenant_never_decides(
+    fabric: Fabric, change: dict[str, object], refused: str | None
+) -> None:
+    """Each change comes after this process has served a submit of the tenant, and so remembers it."""
+    tenant = fabric.add_tenant(tier="high", quota_gpus=8)
+    asked = job(priority_class=FOREGROUND, resources=share(gpus=2))
+    fabric.submit(asked, tenant=tenant)
+    tenants.change(fabric.db, tenant, change)
+    if refused is not None:
+        with pytest.raises(Refused, match=refused):
+            fabric.submit(asked, tenant=tenant)
+    else:
+        (made,) = fabric.submit(asked, tenant=tenant)
+        counts = BACKGROUND if "tier" in change else FOREGROUND
+        assert job_detail(fabric.db, tenant, made).spec.effective_class == counts
+    tenants.change(fabric.db, tenant, {"active": True, "quota": {"gpus": None}, "tier": "high"})
+    (made,) = fabric.submit(asked, tenant=tenant)
+    assert job_detail(fabric.db, tenant, made).spec.effective_class == FOREGROUND
+    fabric.assert_in_order()
