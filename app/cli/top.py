@@ -23,6 +23,8 @@ from app.cli.render import coloured, moment, plain, print_json, span
 
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARK_CELLS = 20
+WIDE = 170
+"""Columns that all of it takes; a narrower terminal gets shorter names and no second sparkline."""
 NEARLY_FULL = 0.9
 OUTAGE_S = 60.0
 
@@ -42,7 +44,9 @@ def command(
     if as_json:
         print_json(used)
     elif once or not sys.stdout.isatty():
-        Console(highlight=False).print(table(used))
+        # A pipe has no width of its own, and nothing may be cut for it.
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 2 * WIDE)
+        console.print(table(used, console.width))
     else:
         _watch(client, found, limit, every, used)
     return ExitCode.OK
@@ -51,7 +55,8 @@ def command(
 def _watch(client: Client, job_id: str | None, limit: int, every_s: float, used: Sequence[Mapping[str, Any]]) -> None:
     """Draws until Ctrl-C; a server that is away for a while is waited for, and said so."""
     heard, note = time.monotonic(), ""
-    with Live(_screen(used, note), screen=True, auto_refresh=False) as live:
+    with Live(Text(""), screen=True, auto_refresh=False) as live:
+        live.update(_screen(used, note, live.console.width), refresh=True)
         while True:
             time.sleep(every_s)
             try:
@@ -60,31 +65,42 @@ def _watch(client: Client, job_id: str | None, limit: int, every_s: float, used:
                 if failure.code is not ExitCode.UNREACHABLE or time.monotonic() - heard > OUTAGE_S:
                     raise
                 note = failure.message
-            live.update(_screen(used, note), refresh=True)
+            live.update(_screen(used, note, live.console.width), refresh=True)
 
 
-def _screen(used: Sequence[Mapping[str, Any]], note: str) -> RenderableType:
+def _screen(used: Sequence[Mapping[str, Any]], note: str, width: int) -> RenderableType:
     last = Text(plain(note), style="red") if note else Text("Ctrl-C ends this", style="dim")
-    return Group(table(used), Text(""), last)
+    return Group(table(used, width), Text(""), last)
 
 
-def table(used: Sequence[Mapping[str, Any]], now: datetime | None = None) -> RenderableType:
+def table(used: Sequence[Mapping[str, Any]], width: int = WIDE, now: datetime | None = None) -> RenderableType:
     """One line a job, the busiest first: what it uses of what it holds, and how that went lately."""
     if not used:
         return Text("No job runs.")
-    shown = Table(box=None, padding=(0, 2, 0, 0))
+    shown = Table(box=None, padding=(0, 2 if width >= WIDE else 1, 0, 0))
     gpus = any(one["holds"]["gpus"] for one in used)
-    for name in ("job", "type", "state", "node", "ran", "CPUs", "lately", "memory", "lately", *(["GPUs"] * gpus)):
-        shown.add_column(name, no_wrap=True)
+    names = ["job", "type", "state", "node", "ran", "CPUs", "lately", "memory", "lately", *(["GPUs"] * gpus)]
+    places = [n for n in range(len(names)) if width >= WIDE or n not in _ONLY_WIDE]
+    for n in places:
+        shown.add_column(names[n], no_wrap=True, max_width=_NODE_CELLS if n == _NODE and width < WIDE else None)
     for one in sorted(used, key=lambda one: -(_last(one, "cpu_cores") or 0.0)):
-        shown.add_row(*_cells(one, now or datetime.now(UTC)), *([_gpus(one)] * gpus))
+        cells = [*_cells(one, now or datetime.now(UTC), width >= WIDE), *([_gpus(one)] * gpus)]
+        shown.add_row(*[cells[n] for n in places])
     return shown
 
 
-def _cells(one: Mapping[str, Any], now: datetime) -> list[str | Text]:
+_ONLY_WIDE = frozenset({1, 2, 8})
+"""The places of type, state and the memory's sparkline among the columns."""
+_NODE, _NODE_CELLS = 3, 10
+_SHORT_ID = 18
+"""Characters of an id that tell jobs of one tenant apart: its time, and its place among those submitted with it."""
+
+
+def _cells(one: Mapping[str, Any], now: datetime, wide: bool) -> list[str | Text]:
     started, holds = moment(one["started_at"]), one["holds"]
     cores, memory = _last(one, "cpu_cores"), _last(one, "memory_bytes")
-    name = str(one["job_id"]) + (f"#{one['member']}" if one["member"] else "")
+    cut = None if wide else _SHORT_ID
+    name = str(one["job_id"])[:cut] + (f"#{one['member']}" if one["member"] else "")
     hard = bool(one["hard_limits"])
     return [
         name,
@@ -93,7 +109,9 @@ def _cells(one: Mapping[str, Any], now: datetime) -> list[str | Text]:
         escape(plain(one["executor_id"])),
         span(now - started) if started else "-",
         _use(cores, holds["cpus"], "-" if cores is None else f"{cores:.2f}/{holds['cpus']:g}", False),
-        sparkline([sample["cpu_cores"] for sample in one["recent"]], holds["cpus"]),
+        sparkline([sample["cpu_cores"] for sample in one["recent"]], holds["cpus"])[
+            -(SPARK_CELLS if wide else SPARK_CELLS // 2) :
+        ],
         _use(memory, holds["memory_bytes"], f"{_bytes(memory)}/{_bytes(holds['memory_bytes'])}", hard),
         sparkline([sample["memory_bytes"] for sample in one["recent"]], holds["memory_bytes"]),
     ]

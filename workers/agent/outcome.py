@@ -58,7 +58,7 @@ def peak_cpu_cores(record: ExitRecord, sampled: float | None) -> float | None:
     if record.cpu_seconds is None or record.started_boottime is None or record.ended_boottime is None:
         return sampled
     ran_s = record.ended_boottime - record.started_boottime
-    return max(sampled or 0.0, record.cpu_seconds / ran_s) if ran_s > 0 else sampled
+    return round(max(sampled or 0.0, record.cpu_seconds / ran_s), 3) if ran_s > 0 else sampled
 
 
 def ending_of_failed_fetch(error: ArtifactError) -> Ending:

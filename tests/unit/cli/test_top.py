@@ -32,9 +32,9 @@ def usage(name: str, cores: list[float | None], memory: int = 2**28, **changes: 
     }
 
 
-def drawn(*used: dict[str, Any]) -> list[str]:
+def drawn(*used: dict[str, Any], width: int = 200) -> list[str]:
     out = io.StringIO()
-    Console(file=out, width=200, highlight=False).print(table(used, NOW))
+    Console(file=out, width=width, highlight=False).print(table(used, width, NOW))
     return out.getvalue().splitlines()
 
 
@@ -53,6 +53,13 @@ def test_a_job_without_a_sample_yet_is_shown_too() -> None:
 
 def test_nothing_that_runs_is_said() -> None:
     assert drawn() == ["No job runs."]
+
+
+def test_a_narrow_terminal_cuts_names_and_no_figures() -> None:
+    lines = drawn(usage("1", [1.0] * 30), width=80)
+    assert "550e8400-e29b-41d4" in lines[1]
+    assert "1.00/2" in lines[1] and "256M/1G" in lines[1]
+    assert "…" not in "".join(lines)
 
 
 def test_gpus_are_shown_where_any_job_holds_some() -> None:
