@@ -7,6 +7,8 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,11 @@ from app.local.demo.fabric import Fabric, temporary_directory
 from app.local.failure import StackError
 from app.local.ports import free_port
 from app.local.postgres import PostgresServer
-from benchmarks import claim_cost, figures
+from benchmarks import claim_cost, counts, figures
 from benchmarks.fabric_load import Amounts, FabricLoad, log_tails
 from benchmarks.http_load import Stuck, serve_no_op
 
-PARTS = ("fabric", "claims")
+PARTS = ("fabric", "claims", "counts")
 
 
 def main() -> int:
@@ -35,6 +37,8 @@ def main() -> int:
             results |= _measure_fabric(asked.quick, asked.sandbox)
         if "claims" in asked.parts:
             results["claim_cost"] = _measure_claims(asked.quick)
+        if "counts" in asked.parts:
+            results |= _measure_counts(asked.quick)
     except (Failure, StackError, Stuck) as exc:
         print(f"\nbenchmarks: {exc}", file=sys.stderr)
         return 1
@@ -86,14 +90,27 @@ def _measure_fabric(quick: bool, sandbox: str) -> dict[str, Any]:
 
 
 def _measure_claims(quick: bool) -> dict[str, Any]:
+    extent = claim_cost.Extent().quick() if quick else claim_cost.Extent()
+    with _server("claim cost") as url:
+        return claim_cost.measure(url, extent, _say)
+
+
+def _measure_counts(quick: bool) -> dict[str, Any]:
+    extent = counts.Extent().quick() if quick else counts.Extent()
+    with _server("counts") as url:
+        return {f"counts_{name}": rows for name, rows in counts.measure(url, extent, _say).items()}
+
+
+@contextmanager
+def _server(part: str) -> Iterator[str]:
+    """The address of a PostgreSQL of its own."""
     with temporary_directory() as root:
-        _say("claim cost: starting PostgreSQL")
+        _say(f"{part}: starting PostgreSQL")
         server = PostgresServer(root / "postgres", free_port(), "benchmark")
         server.create()
         server.start()
         try:
-            extent = claim_cost.Extent().quick() if quick else claim_cost.Extent()
-            return claim_cost.measure(server.url(), extent, _say)
+            yield server.url()
         finally:
             server.stop()
 

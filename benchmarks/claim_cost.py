@@ -111,10 +111,10 @@ class ClaimCost:
         """Milliseconds of `count` claims of `limit` jobs. In between, what was claimed is finished and replaced."""
         took = []
         for _ in range(count):
-            began, server, client = time.perf_counter(), _cpu_ms(self._backend), time.thread_time()
+            began, server, client = time.perf_counter(), cpu_ms(self._backend), time.thread_time()
             taken = claim(self._db, self._who, limit)
             took.append((time.perf_counter() - began) * 1000)
-            self._cpu.append((_cpu_ms(self._backend) - server, (time.thread_time() - client) * 1000))
+            self._cpu.append((cpu_ms(self._backend) - server, (time.thread_time() - client) * 1000))
             if len(taken) != limit:
                 raise AssertionError(f"a claim of {limit} took {len(taken)}")
             finish(self._db, [Finished(one.attempt_id, one.token, Ending(exit_code=0)) for one in taken])
@@ -153,7 +153,7 @@ def measure(server_url: str, extent: Extent, say: Say) -> dict[str, Any]:
         return ClaimCost(url, extent, say).run()
 
 
-def _cpu_ms(pid: int) -> float:
+def cpu_ms(pid: int) -> float:
     """CPU time of a process of this machine, in milliseconds: what a claim costs even where others keep it waiting."""
     try:
         return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e6

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -179,3 +182,30 @@ class TestOneJob:
         assert [one["event"] for one in told] == ["job"] * 4 + ["end"]
         with pytest.raises(simple_websocket.ConnectionClosed):
             client.receive(timeout=20)
+
+
+class TestCommand:
+    def test_follows_a_job_to_its_end_and_tells_what_is_kept(
+        self, api: ApiProcess, fabric: Fabric, node: Node, tmp_path: Path
+    ) -> None:
+        job_id = fabric.submit_one()
+        plain = {name: text for name, text in os.environ.items() if not name.startswith("CFAB_")}
+        environment = {**plain, "CFAB_SERVER_URL": api.url, "CFAB_API_TOKEN": TOKEN}
+        cfab = [sys.executable, "-m", "app.cli.main", "events"]
+        out = tmp_path / "out"
+        with (
+            out.open("wb") as file,
+            subprocess.Popen([*cfab, "-f", "--job", str(job_id)], env=environment, stdout=file),
+        ):
+            until(lambda: "pending" in out.read_text())
+            fabric.finish(fabric.run(node))
+        assert [line.split("  ")[3:] for line in out.read_text().splitlines()] == [
+            ["pending", "new"],
+            ["pending → starting", f"on {node.id}"],
+            ["starting → running", f"on {node.id}"],
+            ["running → completed", f"on {node.id}"],
+        ]
+        told = subprocess.run([*cfab, "--json"], env=environment, capture_output=True, check=True, text=True).stdout
+        assert [json.loads(line)["state_detail"] for line in told.splitlines()] == [
+            "pending", "starting", "running", "completed",
+        ]  # fmt: skip
