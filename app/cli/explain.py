@@ -49,8 +49,8 @@ def picture(told: Mapping[str, Any]) -> RenderableType:
     state = plain(told["state_detail"])
     parts: list[RenderableType] = [Text.assemble(str(told["id"]), "  ", (state, "bold"), "  ", (told["code"], colour))]
     parts += [Text(f"  {plain(cause['message'])}", style=colour if n == 0 else "") for n, cause in _numbered(told)]
-    if told.get("ahead"):
-        parts.append(Text(f"  {told['ahead']} jobs of the same shape were submitted before it.", style="dim"))
+    if told.get("queue"):
+        parts.append(Text(f"  {_place(told)}", style="dim"))
     limits = _limits(told["tenant"])
     if limits is not None:
         parts += [Text(""), limits]
@@ -58,6 +58,14 @@ def picture(told: Mapping[str, Any]) -> RenderableType:
         parts += [Text(""), _nodes(told)]
     parts += [Text(""), _history(told["history"])]
     return Group(*parts)
+
+
+def _place(told: Mapping[str, Any]) -> str:
+    """Where it waits, and how many of the same shape are before it."""
+    queue, ahead = told["queue"], told["ahead"]
+    least = "" if queue["exact"] else "at least "
+    same = f"; {ahead} of the same shape {'was' if ahead == 1 else 'were'} submitted before it" if ahead else ""
+    return f"Place {least}{queue['position']} of {queue['of']} pending in its class{same}."
 
 
 def _numbered(told: Mapping[str, Any]) -> Sequence[tuple[int, Mapping[str, Any]]]:

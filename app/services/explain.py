@@ -31,11 +31,13 @@ from app.domain.states import JobState, StopCause
 from app.domain.tenant import Quota, Usage
 from app.domain.whereabouts import JobNow, job_cause
 from app.services.claim import first_view
+from app.services.queue import Position, position_in
 from app.services.views import JobView, view_of
 from app.storage import claims, events
 from app.storage import explain as stored
 from app.storage.database import Database, Row, Tx
 from app.storage.keys import candidates
+from app.storage.queue import place as queue_row
 from config.settings import Settings
 
 NODES_SHOWN = 20
@@ -67,7 +69,7 @@ class Explanation:
     """What holds a job up, the weightiest first, and what was looked at to find out.
 
     `nodes` are the most useful of `nodes_seen`; both are empty for a job that waits for something of its own.
-    `ahead` counts the jobs of the same shape that go before this one, up to COUNTED.
+    `ahead` counts the jobs of the same shape that go before this one, up to COUNTED; `place` is that in its class.
     """
 
     job: JobView
@@ -77,6 +79,7 @@ class Explanation:
     nodes: Sequence[tuple[NodeNow, Fit]] = ()
     nodes_seen: int = 0
     ahead: int | None = None
+    place: Position | None = None
     history: Sequence[Change] = ()
 
 
@@ -107,7 +110,10 @@ def _explain(tx: Tx, settings: Settings, row: Row) -> Explanation:
     causes = list(blocked)
     if not (blocked and ready):
         causes += node_causes(nodes, ask, turns, ahead)
-    return replace(told, causes=causes, nodes=order[:NODES_SHOWN], nodes_seen=len(nodes), ahead=ahead)
+    at = queue_row(tx, row.id)
+    place = None if at is None else position_in(tx, at)
+    shown = order[:NODES_SHOWN]
+    return replace(told, causes=causes, nodes=shown, nodes_seen=len(nodes), ahead=ahead, place=place)
 
 
 def quota_wait(tx: Tx, job: JobView, shape: Resources) -> JobView:

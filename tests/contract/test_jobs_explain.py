@@ -46,12 +46,13 @@ def test_the_answer_has_exactly_the_documented_fields(api: Caller, fabric: Fabri
         (told["tenant"], "HeldShown"),
         (told["nodes"][0], "NodeShown"),
         (told["history"][0], "ChangeShown"),
+        (told["queue"], "PlaceShown"),
     ):
         assert set(part) == documented(api, name)
     assert told["code"] == "starts_now"
     assert told["asks"]["cpus"] == 2
     assert told["nodes"][0]["cpus"] == {"free": 4, "total": 4}
-    assert told["ahead"] == 0
+    assert (told["ahead"], told["queue"]["position"], told["queue"]["of"]) == (0, 1, 1)
 
 
 def test_a_node_says_what_of_it_is_missing(api: Caller, fabric: Fabric) -> None:

@@ -57,6 +57,7 @@ def explanation_shown(told: Explanation) -> dict[str, Any]:
             "used": asdict(told.tenant.used),
         },
         "ahead": told.ahead,
+        "queue": None if told.place is None else asdict(told.place),
         "nodes": [_node(node, fit, need) for node, fit in told.nodes],
         "nodes_seen": told.nodes_seen,
         "history": [_change(change) for change in told.history],

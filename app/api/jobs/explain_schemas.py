@@ -70,6 +70,15 @@ class ChangeShown(ma.Schema):
     executor_id = fields.String(allow_none=True)
 
 
+class PlaceShown(ma.Schema):
+    """Where a job waits in its class: 1 is next; in `in_tenant` only its own tenant's jobs count."""
+
+    position = fields.Integer()
+    exact = fields.Boolean(metadata={"description": "False: at least so far behind; not counted any farther."})
+    in_tenant = fields.Integer()
+    of = fields.Integer(metadata={"description": "All jobs pending in the class."})
+
+
 class ExplanationShown(ma.Schema):
     """Why a job waits, or where it is."""
 
@@ -86,6 +95,7 @@ class ExplanationShown(ma.Schema):
         allow_none=True,
         metadata={"description": "Jobs of the same shape before it, counted up to 10000; null unless it is queued."},
     )
+    queue = fields.Nested(PlaceShown, allow_none=True, metadata={"description": "Null unless it is queued."})
     nodes = fields.List(fields.Nested(NodeShown), metadata={"description": "The most useful ones, at most 20."})
     nodes_seen = fields.Integer(metadata={"description": "How many nodes were looked at."})
     history = fields.List(fields.Nested(ChangeShown), metadata={"description": "Oldest first, the last 200."})

@@ -28,6 +28,7 @@ def told(**changes: Any) -> dict[str, Any]:
         "asks": {"cpus": 4, "memory_bytes": 2**29, "gpus": 0, "gpu_memory_bytes": 0, "gpu_model": "", "runner": "x"},
         "tenant": {"name": "lab", "active": True, "quota": {"jobs": 8, "gpus": None}, "used": {"jobs": 6, "gpus": 0}},
         "ahead": 12,
+        "queue": {"position": 14, "exact": True, "in_tenant": 13, "of": 40},
         "nodes": [node],
         "nodes_seen": 31,
         "history": [
@@ -47,7 +48,7 @@ def drawn(answer: dict[str, Any]) -> str:
 def test_everything_that_matters_is_on_the_picture() -> None:
     text = drawn(told())
     assert "1 node big enough is busy." in text
-    assert "12 jobs of the same shape were submitted before it." in text
+    assert "Place 14 of 40 pending in its class; 12 of the same shape were submitted before it." in text
     assert "6 of 8" in text
     assert "30 more are not shown" in text
     (line,) = [line for line in text.splitlines() if line.startswith("n1")]
