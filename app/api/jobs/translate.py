@@ -154,8 +154,8 @@ def listed(job: JobView) -> dict[str, Any]:
     }
 
 
-def detailed(detail: JobDetail) -> dict[str, Any]:
-    """Everything about a job."""
+def detailed(detail: JobDetail, queue_position: int = 0) -> dict[str, Any]:
+    """Everything about a job; its `queue_position` is 0 unless it waits."""
     job, spec = detail.job, detail.spec
     own = spec.asked if job.contract == "jobs" else {}
     return {
@@ -169,6 +169,7 @@ def detailed(detail: JobDetail) -> dict[str, Any]:
         "attempts": [attempt_shown(attempt) for attempt in detail.attempts],
         "effective_priority": spec.effective_priority,
         "effective_class": spec.effective_class.word,
+        "queue_position": queue_position,
         "signal": job.signal,
         "attempt": job.attempt,
         "stdout_truncated": _truncated(detail, detail.stdout, detail.stdout_truncated),
