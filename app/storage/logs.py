@@ -1,4 +1,4 @@
-"""Log chunks and samples. A chunk is a stretch of an attempt's framed output; its position makes a repeat harmless."""
+"""Log chunks. A chunk is a stretch of an attempt's framed output; its position makes a repeat harmless."""
 
 from __future__ import annotations
 
@@ -61,18 +61,4 @@ def read_chunk_before(tx: Tx, log_day: Any, attempt_id: UUID, before: int) -> Ro
         WHERE log_day = %(day)s AND attempt_id = %(id)s AND member = 0 AND position < %(before)s
         ORDER BY position DESC LIMIT 1""",
         {"day": log_day, "id": attempt_id, "before": before},
-    )
-
-
-def insert_samples(tx: Tx, samples: Sequence[Mapping[str, Any]]) -> int:
-    """Writes samples; a repeat is left as it is."""
-    if not samples:
-        return 0
-    params = arrays(samples, "attempt_id", "at", "cpu_cores", "memory_bytes")
-    return tx.run(
-        """INSERT INTO sample (day, attempt_id, at, cpu_cores, memory_bytes)
-        SELECT (at AT TIME ZONE 'UTC')::date, attempt_id, at, cpu, memory FROM unnest(%(attempt_id)s::uuid[],
-            %(at)s::timestamptz[], %(cpu_cores)s::float8[], %(memory_bytes)s::bigint[])
-            AS s (attempt_id, at, cpu, memory) ON CONFLICT DO NOTHING""",
-        params,
     )
