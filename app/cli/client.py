@@ -6,6 +6,7 @@ It speaks to /jobs/api/v1, which every listener serves whatever its primary cont
 from __future__ import annotations
 
 import ipaddress
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,11 +17,13 @@ from uuid import uuid4
 import requests
 
 from app.cli.failure import ExitCode, Failure
+from app.cli.sse import parse
 from config.settings import Settings
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
 SUBMIT_TRIES = 4
+SHORTEST_LOOK_S, LONGEST_LOOK_S = 0.05, 2.0
 TERMINAL_WORDS = frozenset({"completed", "failed", "cancelled"})
 
 _CODE_OF_STATUS = {
@@ -180,13 +183,13 @@ class Client:
         Outlasts a server that is away for up to 30 s (restarts). Raises Failure TIMEOUT after `timeout_s`.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        seen, pause_s, away_since = "", 0.05, None
-        while True:
+        seen, away_since = "", None
+        for _ in self._occasions(job_id, deadline):
             try:
                 job = self.job(job_id)
                 away_since = None
                 if state_words(job) != seen:
-                    seen, pause_s = state_words(job), 0.05
+                    seen = state_words(job)
                     changed(job)
                 if job["status"] in TERMINAL_WORDS:
                     return job
@@ -194,10 +197,36 @@ class Client:
                 away_since = time.monotonic() if away_since is None else away_since
                 if failure.code is not ExitCode.UNREACHABLE or time.monotonic() - away_since > 30.0:
                     raise
-            if deadline is not None and time.monotonic() >= deadline:
-                raise Failure(ExitCode.TIMEOUT, f"job {job_id} is still {seen or 'unknown'} after {timeout_s:.3g} s")
-            time.sleep(pause_s if deadline is None else min(pause_s, max(0.0, deadline - time.monotonic())))
-            pause_s = min(pause_s * 1.5, 2.0)
+        raise Failure(ExitCode.TIMEOUT, f"job {job_id} is still {seen or 'unknown'} after {timeout_s:.3g} s")
+
+    def _occasions(self, job_id: str, deadline: float | None) -> Iterator[None]:
+        """The moments at which to look at a job, until `deadline`: soon and often, then when the server tells of news.
+
+        A look at a job brings its output along, which is too much to ask for every two seconds of a long one.
+        """
+        pause_s = SHORTEST_LOOK_S
+        while True:
+            yield
+            left_s = math.inf if deadline is None else deadline - time.monotonic()
+            if left_s <= 0:
+                return
+            if pause_s >= LONGEST_LOOK_S and left_s > 2 * READ_TIMEOUT_S:
+                yield from self._news(job_id, math.inf if deadline is None else deadline - READ_TIMEOUT_S)
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(pause_s * 1.5, LONGEST_LOOK_S)
+
+    def _news(self, job_id: str, until: float) -> Iterator[None]:
+        """One stream of the job's changes, as long as it holds and a heartbeat does not come after `until`."""
+        try:
+            with self._open("GET", _path(job_id) + "/events/stream", stream=True) as answer:
+                for event in parse(self._pieces(answer, None)):
+                    if event is not None:
+                        yield
+                    elif time.monotonic() > until:
+                        return
+        except Failure:
+            # Streams may all be taken, or the server away: looking every now and then does it too.
+            return
 
     def _json(self, method: str, path: str, **options: Any) -> Any:
         with self._open(method, path, **options) as answer:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import select
 import socket
+import time
 from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 SILENT_BEATS = 2
 """So many pings without any answer, and the client counts as gone."""
 READ_BYTES = 65_536
+LINGER_S = 2.0
 _CODES = {Beat.EXPIRED: 1008, Beat.CLOSING: 1001, Beat.AWAY: 1013}
 
 
@@ -80,6 +83,17 @@ class Connection:
         if self._protocol.state is not ConnectionState.OPEN:
             return
         self._send(CloseConnection(code=code, reason=reason))
+
+    def linger(self) -> None:
+        """Waits a moment for the client's goodbye: closed at once, the socket could drop what it has not read yet."""
+        until = time.monotonic() + LINGER_S
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+            poll = select.poll()
+            poll.register(self._sock, select.POLLIN)
+            while (left_s := until - time.monotonic()) > 0 and poll.poll(left_s * 1000):
+                if not self._sock.recv(READ_BYTES, socket.MSG_DONTWAIT):
+                    return
 
     def has_left(self) -> bool:
         """Takes what the client has sent, answers pings, and tells whether it has closed or says nothing any more."""
@@ -142,6 +156,7 @@ class Upgraded(Response):
                 for one in told:
                     self._connection.tell(one)
             self._connection.close(1000, "end")
+            self._connection.linger()
         except OSError as exc:
             log.debug("a client left its WebSocket: %s", exc)
         finally:

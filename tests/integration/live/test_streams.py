@@ -15,10 +15,12 @@ import pytest
 import requests
 import simple_websocket  # type: ignore[import-untyped]
 
+from app.cli import client as client_module
+from app.cli.client import Client
 from app.domain.job import Assignment
 from app.services import logs, report
 from app.services.report import Chunk
-from tests.factories import Fabric, make_fabric, until
+from tests.factories import Fabric, in_thread, make_fabric, until
 from tests.integration.live.server import TOKEN, ApiProcess
 from tests.issuer import AUDIENCE, ISSUER, Issuer, key_set
 from tests.servers import TestServers
@@ -262,6 +264,32 @@ class TestTokens:
         token = self.short(fabric)
         path = api.logs(fabric.submit_one(tenant=self.tenant), "ws")
         assert closed(simple_websocket.Client(path, headers={"Authorization": f"Bearer {token}"})) == 1008
+
+
+class Looking(Client):
+    """A client that counts its looks at jobs."""
+
+    looks = 0
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        self.looks += 1
+        return super().job(job_id)
+
+
+class TestWait:
+    def test_is_told_instead_of_asking_again_and_again(
+        self, api: ApiProcess, output: Output, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(client_module, "LONGEST_LOOK_S", client_module.SHORTEST_LOOK_S)
+        client = Looking(api.url, TOKEN)
+        with in_thread(lambda: client.wait(str(output.taken.job_id), None, lambda job: None)) as waiting:
+            until(lambda: open_streams(api) == 1)
+            looks = client.looks
+            for _ in range(5):
+                output.write((1, b"x" * 1000))
+            output.end()
+            assert waiting.result(20)["status"] == "completed"
+        assert client.looks <= looks + 4
 
 
 class TestText:
