@@ -15,4 +15,4 @@ def fold_when_many(db: Database, unfolded: int) -> None:
     Call outside of a transaction. Bounded; another that folds just now makes this do nothing.
     """
     if unfolded > UNFOLDED:
-        fold_stats(db, 4 * UNFOLDED)
+        fold_stats(db, 2 * UNFOLDED)

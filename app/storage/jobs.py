@@ -125,8 +125,8 @@ def fold_counts(tx: Tx, limit: int) -> int:
     return int(
         tx.value(
             """WITH gone AS (
-                DELETE FROM job_count_delta WHERE id IN (
-                    SELECT id FROM job_count_delta ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+                DELETE FROM job_count_delta WHERE id <= (
+                    SELECT max(id) FROM (SELECT id FROM job_count_delta ORDER BY id LIMIT %(limit)s) oldest)
                 RETURNING tenant_id, class, state, type, n
             ), folded AS (
                 INSERT INTO job_count AS c (tenant_id, class, state, type, n)
