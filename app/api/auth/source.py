@@ -8,6 +8,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 
 from app.api.auth.loopback import is_loopback_name
 
@@ -80,13 +81,14 @@ class UrlSource:
                 if answer.status_code != 200:
                     raise NotRead(f"{self.url} answered {answer.status_code}")
                 return self._body(answer, until)
-        except requests.RequestException as exc:
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as exc:
             raise NotRead(f"{self.url} cannot be asked ({type(exc).__name__})") from exc
 
     def _body(self, answer: requests.Response, until: float) -> bytes:
         text = bytearray()
-        # Byte by byte: a larger piece is awaited whole, and a server that drips could hold the thread for hours.
-        for piece in answer.iter_content(1):
+        # What has arrived, not a piece of a fixed size: that is awaited whole, and a server that drips could hold the
+        # thread for hours.
+        while piece := answer.raw.read1(16_384, decode_content=True):
             text += piece
             if len(text) > MAX_BYTES:
                 raise NotRead(f"{self.url} sent more than {MAX_BYTES} bytes")
