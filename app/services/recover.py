@@ -210,6 +210,8 @@ def retain(db: Database, settings: Settings, ahead: int = 14) -> Pass:
         done.detail["made"] = upkeep.make_partitions(tx, ahead)
         done.detail["dropped"] = upkeep.drop_partitions(tx, settings.retain_days)
         done.detail["jobs"] = upkeep.drop_old_jobs(tx, settings.retain_jobs_days, 5000)
+        if upkeep.try_task_lock(tx, "stats"):
+            done.detail["counts"] = jobs.drop_empty_counts(tx)
 
     return _task(db, "retain", work)
 

@@ -72,3 +72,14 @@ def test_readers_fold_when_no_scheduler_does(fabric: Fabric, monkeypatch: pytest
     assert inspect.stats(fabric.db, None).by_state[JobState.PENDING] == 12
     assert inspect.list_jobs(fabric.db, DEFAULT_TENANT, JobFilter(type="test"), 1, 0)[1] == 12
     assert fabric.value("SELECT sum(n) FROM job_total") == 12
+
+
+def test_types_that_no_job_has_leave_no_counts_behind(fabric: Fabric) -> None:
+    sent = fabric.submit(*[job(type=f"t{n}") for n in range(5)])
+    recover.fold_stats(fabric.db)
+    stop.cancel_many(fabric.db, DEFAULT_TENANT, sent, by="test")
+    fabric.sql("DELETE FROM job WHERE type <> 't1'")
+    recover.fold_stats(fabric.db)
+    assert recover.retain(fabric.db, fabric.settings).detail["counts"] == 9
+    assert [row.type for row in fabric.all("SELECT type FROM job_count")] == ["t1"]
+    fabric.assert_in_order()
