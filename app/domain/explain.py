@@ -193,9 +193,12 @@ def turn_of(
     return Turn(node, mine > position, {name: n for name, n in first.items() if n})
 
 
-def node_causes(nodes: Sequence[NodeNow], ask: Ask, turns: Sequence[Turn], position: int) -> list[Cause]:
-    """What of the nodes holds the job up, or that it starts now. `turns` are what nodes that fit would take."""
-    order = nearest(nodes, ask)
+def node_causes(order: Sequence[tuple[NodeNow, Fit]], ask: Ask, turns: Sequence[Turn], position: int) -> list[Cause]:
+    """What of the nodes (as `nearest` gives them) holds the job up, or that it starts now.
+
+    `turns` are what nodes that fit would take; `position` is how many jobs of the key are before this one.
+    """
+    nodes = [node for node, _fit in order]
     fits = Counter(fit for _node, fit in order)
     ready = [node for node in nodes if node.state == "ready"]
     numbers: dict[str, Any] = {"nodes": len(nodes), "ready": len(ready), **{f.value: n for f, n in fits.items()}}

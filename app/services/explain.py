@@ -109,7 +109,7 @@ def _explain(tx: Tx, settings: Settings, row: Row) -> Explanation:
     turns = [] if blocked else [_turn(tx, node, _summary(key, row), ahead) for node in ready]
     causes = list(blocked)
     if not (blocked and ready):
-        causes += node_causes(nodes, ask, turns, ahead)
+        causes += node_causes(order, ask, turns, ahead)
     at = queue_row(tx, row.id)
     place = None if at is None else position_in(tx, at)
     shown = order[:NODES_SHOWN]

@@ -80,7 +80,7 @@ def _node(node: NodeNow, fit: Fit, need: Resources) -> dict[str, Any]:
         "slots": _amount(node.free.slots, node.total.slots),
         "cpus": _amount(node.free.cpus_milli / 1000, node.total.cpus_milli / 1000),
         "memory_bytes": _amount(node.free.memory_bytes, node.total.memory_bytes),
-        "gpus": _amount(suiting(node.free, need), suiting(node.total, need)),
+        "gpus": _amount(suiting(node.free, need), suiting(node.total, need)) if need.gpus else None,
     }
 
 

@@ -36,7 +36,7 @@ class AmountShown(ma.Schema):
 
 
 class NodeShown(ma.Schema):
-    """One node, as the job sees it; `gpus` counts only those that suit the job."""
+    """One node, as the job sees it; `gpus` counts only those that suit the job, and is null when it asks for none."""
 
     id = fields.String()
     kind = fields.String(metadata={"enum": ["agent", "external"]})
@@ -47,7 +47,7 @@ class NodeShown(ma.Schema):
     slots = fields.Nested(AmountShown)
     cpus = fields.Nested(AmountShown)
     memory_bytes = fields.Nested(AmountShown)
-    gpus = fields.Nested(AmountShown)
+    gpus = fields.Nested(AmountShown, allow_none=True)
 
 
 class HeldShown(ma.Schema):
