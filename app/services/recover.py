@@ -20,7 +20,7 @@ from app.domain.states import StopCause
 from app.services.events import held_alerts
 from app.services.nodes import Orphan
 from app.services.report import Finished, end_attempts
-from app.storage import attempts, jobs, keys, leases, nodes, upkeep
+from app.storage import attempts, jobs, keys, leases, nodes, tracked, upkeep
 from app.storage.database import Database, Row, Tx
 from config.settings import Settings
 
@@ -181,6 +181,7 @@ def fold_stats(db: Database, limit: int = 50_000) -> Pass:
 
     def work(tx: Tx, done: Pass) -> None:
         done.detail["folded"] = jobs.fold_counts(tx, limit)
+        done.detail["observed"] = tracked.fold(tx, limit)
 
     return _task(db, "stats", work)
 
@@ -210,6 +211,8 @@ def retain(db: Database, settings: Settings, ahead: int = 14) -> Pass:
         done.detail["made"] = upkeep.make_partitions(tx, ahead)
         done.detail["dropped"] = upkeep.drop_partitions(tx, settings.retain_days)
         done.detail["jobs"] = upkeep.drop_old_jobs(tx, settings.retain_jobs_days, 5000)
+        done.detail["samples"] = tracked.drop_old_samples(tx, settings.retain_days)
+        done.detail["tracked"] = tracked.drop_old_jobs(tx, settings.retain_jobs_days, 5000)
         if upkeep.try_task_lock(tx, "stats"):
             done.detail["counts"] = jobs.drop_empty_counts(tx)
 
