@@ -35,6 +35,8 @@ def _end_streams_on(number: int, shared: Hub) -> None:
 
     def end(signum: int, frame: FrameType | None) -> Any:
         shared.closing.set()
+        # Only threads of requests hold the watch's lock, never this one that the signal interrupts.
+        shared.watch.wake_all()
         if callable(before):
             return before(signum, frame)
         signal.signal(signum, signal.SIG_DFL if before is None else before)

@@ -118,6 +118,14 @@ class Watch:
             if followed or wanted:
                 self._changed.notify_all()
 
+    def wake_all(self) -> None:
+        """Ends every wait: for the moment at which the process is told to end, whatever the database does."""
+        with self._changed:
+            for subject in [*self._jobs.values(), *self._tenants.values()]:
+                for reader in subject.readers:
+                    reader.wake()
+            self._changed.notify_all()
+
     @property
     def readers(self) -> int:
         """Subscriptions open now."""
