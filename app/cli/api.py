@@ -42,13 +42,13 @@ def command() -> None:
         )
     if settings.rate_limits:
         _check_limits(settings)
-    host = f"[{settings.api_host}]" if ":" in settings.api_host else settings.api_host
-    secondary = [word for one in _secondary(settings) for word in ("--bind", f"fd://{one.detach()}")]
+    # gunicorn takes either addresses or open sockets, never both.
+    binds = [word for one in _sockets(settings) for word in ("--bind", f"fd://{one.detach()}")]
     # Streams have threads of their own beside those of requests; both are started when first needed.
     threads = settings.api_threads + settings.api_streams
     _raise_file_limit(threads + KEPT_ALIVE + settings.database_pool + OTHER_FILES)
     words = [
-        "--bind", f"{host}:{settings.api_port}", *secondary, "--workers", "1", "--worker-class", "gthread",
+        *binds, "--workers", "1", "--worker-class", "gthread",
         "--threads", str(threads), "--worker-connections", str(threads + KEPT_ALIVE),
         "--graceful-timeout", str(GRACEFUL_S), "--timeout", "60",
         "--keep-alive", "30", "--log-level", settings.log_level, "--no-control-socket",
@@ -69,22 +69,33 @@ def _check_limits(settings: Settings) -> None:
         raise refuse("api", str(exc)) from exc
 
 
-def _secondary(settings: Settings) -> list[socket.socket]:
-    """Open sockets for the ports where another contract is the primary one; a busy port is only told."""
-    opened = []
-    family = socket.AF_INET6 if ":" in settings.api_host else socket.AF_INET
+def _sockets(settings: Settings) -> list[socket.socket]:
+    """Open sockets: the main port's, and those of the ports where another contract is the primary one.
+
+    A busy main port is refused; another that is busy is only told, for its contract is served on the main one as well.
+    """
+    try:
+        opened = [_listen(settings.api_host, settings.api_port)]
+    except OSError as exc:
+        told = f"CFAB_API_PORT={settings.api_port} on {settings.api_host} cannot be used: {exc.strerror}"
+        raise refuse("api", told) from exc
     for name, port in (("ai", settings.ai_port), ("gpu", settings.gpu_port)):
         if port in {0, settings.api_port}:
             continue
         try:
-            one = socket.create_server((settings.api_host, port), family=family, backlog=2048)
+            opened.append(_listen(settings.api_host, port))
         except OSError as exc:
-            told = f"CFAB_{name.upper()}_PORT={port} cannot be used ({exc.strerror}); the {name} contract is not served"
-            click.echo(f"cfab api: {told} there, only at /{name}/api/v1 of port {settings.api_port}", err=True)
-            continue
-        one.set_inheritable(True)
-        opened.append(one)
+            at = f"the {name} contract is served at /{name}/api/v1 of port {settings.api_port} alone"
+            told = f"CFAB_{name.upper()}_PORT={port} cannot be used ({exc.strerror}); {at}"
+            click.echo(f"cfab api: {told}", err=True)
     return opened
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    one = socket.create_server((host, port), family=family, backlog=2048)
+    one.set_inheritable(True)
+    return one
 
 
 def _raise_file_limit(wanted: int) -> None:
