@@ -9,6 +9,7 @@ from flask import Flask
 from flask_smorest import Api
 
 from app.api import auth, documentation, errors, limits, trace
+from app.api.compute import contract as compute
 from app.api.contract import Contract
 from app.api.hpc import contract as hpc
 from app.api.hub import Bells, Hub
@@ -24,7 +25,7 @@ from app.storage.database import Database
 from app.storage.faults import parse_faults
 from config.settings import Settings
 
-CONTRACTS: tuple[Contract, ...] = (jobs.CONTRACT, hpc.CONTRACT)
+CONTRACTS: tuple[Contract, ...] = (jobs.CONTRACT, compute.CONTRACT, hpc.CONTRACT)
 VERSION = "1"
 
 

@@ -11,15 +11,16 @@ from flask import Response, request
 from app.api.answers import json_answer
 from app.api.auth import principal
 from app.api.hub import hub
-from app.api.idempotency import REPLAYED, answered, idempotency_key
+from app.api.idempotency import answered, idempotency_key
 from app.api.jobs import schemas, translate
 from app.api.jobs.blueprint import blueprint
 from app.api.limits import limited
+from app.api.stopping import answer_stop
+from app.api.submission import Render, answer_submit
 from app.domain.errors import FabricError, NotFound
 from app.domain.states import JobState
 from app.services import inspect, queue, stop
 from app.services.idempotency import answer_once
-from app.services.submit import submit
 
 KEY_HEADER = {
     "in": "header",
@@ -52,17 +53,9 @@ def submit_jobs(asked: Sequence[Mapping[str, Any]]) -> Response:
     return _submit(asked, lambda jobs: (201, translate.bulk_submitted(jobs)))
 
 
-def _submit(asked: Sequence[Mapping[str, Any]], render: Any) -> Response:
-    shared = hub()
-    requests = [translate.job_request(one, shared.settings) for one in asked]
-    key = idempotency_key(request)
-    done = submit(shared.db, shared.settings, principal().tenant_id, requests, key, render)
-    if done.replay is not None:
-        status, body = done.replay
-        return json_answer(body, status, {REPLAYED: "true"})
-    shared.ring(job.priority_class for job in done.jobs)
-    status, body = render(done.jobs)
-    return json_answer(body, status)
+def _submit(asked: Sequence[Mapping[str, Any]], render: Render) -> Response:
+    requests = [translate.job_request(one, hub().settings) for one in asked]
+    return answer_submit(principal().tenant_id, requests, idempotency_key(request), render)
 
 
 @blueprint.route("/jobs", methods=["GET"])
@@ -88,7 +81,7 @@ def show_job(job_id: str) -> Response:
     detail = inspect.job_detail(db, tenant_id, identity, translate.OUTPUT_CAP)
     waits = detail.job.state == JobState.PENDING and detail.job.ready
     place = queue.position(db, tenant_id, identity).position if waits else 0
-    return json_answer({**translate.detailed(detail), "queue_position": place})
+    return json_answer(translate.detailed(detail, place))
 
 
 @blueprint.route("/jobs/<job_id>", methods=["DELETE"])
@@ -113,18 +106,12 @@ def cancel_job(job_id: str) -> Response:
 @blueprint.doc(summary="Stop a job, running or not", parameters=[KEY_HEADER])
 def stop_job(asked: Mapping[str, Any], job_id: str) -> Response:
     """SIGTERM, the job's grace, SIGKILL; the job ends in cancelled. Asking again changes nothing."""
-    caller, shared, identity = principal(), hub(), translate.parse_job_id(job_id)
-    answer = answer_once(
-        shared.db,
-        "stop",
+    return answer_stop(
+        translate.parse_job_id(job_id),
+        lambda job: {"id": str(job.id), **translate.state_of(job)},
+        asked["reason"],
         idempotency_key(request),
-        lambda tx: stop.request_stop_in(tx, caller.tenant_id, identity, caller.subject, asked["reason"]),
-        lambda done: (200, {"id": str(done[0].id), **translate.state_of(done[0])}),
     )
-    if answer.fresh is not None:
-        for node in answer.fresh[1]:
-            shared.ringer.wake_node(node)
-    return answered(answer)
 
 
 @blueprint.route("/jobs/bulk/cancel", methods=["POST"])

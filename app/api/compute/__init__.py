@@ -1,0 +1,1 @@
+"""The compute contract: container jobs by image, command and size."""

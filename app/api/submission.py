@@ -1,0 +1,36 @@
+"""Submitting, the same way in every contract: durable first, then the bell, then the answer in the contract's form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+from flask import Response
+
+from app.api.answers import json_answer
+from app.api.hub import hub
+from app.api.idempotency import REPLAYED
+from app.domain.job import JobRequest, Submitted
+from app.services.idempotency import IdempotencyKey
+from app.services.images import check_image
+from app.services.submit import submit
+
+Render = Callable[[list[Submitted]], tuple[int, Any]]
+"""Status and body of the answer. Called inside the transaction when there is a key, so it must not ask the database."""
+
+
+def answer_submit(
+    tenant_id: UUID, requests: Sequence[JobRequest], key: IdempotencyKey | None, render: Render
+) -> Response:
+    """Submits all of `requests` or none; a repeat under the same key gets the first answer. Raises as `submit` does."""
+    shared = hub()
+    for image in sorted({one.image for one in requests if one.image is not None}):
+        check_image(shared.settings, tenant_id, image)
+    done = submit(shared.db, shared.settings, tenant_id, requests, key, render)
+    if done.replay is not None:
+        status, body = done.replay
+        return json_answer(body, status, {REPLAYED: "true"})
+    shared.ring(job.priority_class for job in done.jobs)
+    status, body = render(done.jobs)
+    return json_answer(body, status)
