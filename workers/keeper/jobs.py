@@ -393,7 +393,7 @@ class Jobs:
         if len(self._forgotten) > FORGOTTEN_KEPT:
             self._forgotten.popitem(last=False)
         printed = attempt.record["spool_bytes"] + attempt.record["truncated_bytes"] > 0
-        self.folders.discard(attempt.directory, printed=printed)
+        self.folders.discard(attempt.directory, printed=printed, survived=attempt.record["survivors"] > 0)
 
     def kill_all(self, cause: str) -> None:
         """SIGKILL every live attempt."""
