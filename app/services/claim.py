@@ -74,8 +74,7 @@ def finish_and_claim(
     node under a stale incarnation only tells its ends, which have a fence of their own.
     """
     with db.transaction("finish") as tx:
-        claims.hold_node(tx, claimer.node_id)
-        result = finish_in(tx, ends)
+        result = finish_in(tx, ends, claimer.node_id)
         try:
             return result, claim_in(tx, claimer, limit)
         except StaleIncarnation:

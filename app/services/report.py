@@ -145,10 +145,10 @@ def _merge(parts: Sequence[FinishResult]) -> FinishResult:
     return FinishResult(answers, outcomes, frozenset(ready))
 
 
-def finish_in(tx: Tx, ends: Sequence[Finished]) -> FinishResult:
-    """`finish` inside the caller's transaction."""
+def finish_in(tx: Tx, ends: Sequence[Finished], node_id: str | None = None) -> FinishResult:
+    """`finish` inside the caller's transaction, which goes on to claim for `node_id` if that is given."""
     by_id = {end.attempt_id: end for end in ends}
-    rows = stored.lock_for_ending(tx, sorted(by_id))
+    rows = stored.lock_for_ending(tx, sorted(by_id), node_id=node_id)
     answers: dict[UUID, Answer] = dict.fromkeys(by_id, Answer.STALE)
     current = [row for row in rows if row.current == row.attempt_id and row.token == by_id[row.attempt_id].token]
     if len(current) < len(by_id):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+from app.storage.claims import LOCK_NODE
 from app.storage.database import Row, Tx, arrays
 
 _JOB = """UPDATE job j SET state = e.state, ready = e.ready, reason = e.reason, message = e.message,
@@ -41,6 +42,9 @@ _ATTEMPT = """UPDATE attempt a SET ended_at = COALESCE(e.ended_at, clock_timesta
             peak_gpu_memory_bytes)
     WHERE a.id = e.attempt_id"""
 
+# A renewal locks leases in this order; the deletes would meet them in any other and could deadlock with it.
+_LEASES = "SELECT 1 FROM lease WHERE attempt_id = ANY(%(attempt_id)s::uuid[]) ORDER BY attempt_id, member FOR UPDATE"
+
 _RELEASE = """WITH gone AS (
         DELETE FROM allocation WHERE attempt_id = ANY(%(attempt_id)s::uuid[])
         RETURNING tenant_id, node_id, cpus_milli, memory_bytes, gpus, gpu_memory_bytes
@@ -58,15 +62,21 @@ _RELEASE = """WITH gone AS (
     FROM less l JOIN locked USING (tenant_id, node_id) WHERE u.tenant_id = l.tenant_id AND u.node_id = l.node_id"""
 
 
-def lock_for_ending(tx: Tx, attempt_ids: Sequence[UUID], skip_locked: bool = False) -> Sequence[Row]:
-    """The jobs of these attempts, locked in the order of their ids, with what a verdict needs."""
+def lock_for_ending(
+    tx: Tx, attempt_ids: Sequence[UUID], skip_locked: bool = False, node_id: str | None = None
+) -> Sequence[Row]:
+    """The jobs of these attempts, locked in the order of their ids, with what a verdict needs.
+
+    For a transaction that claims for `node_id` afterwards, that node is locked before them, as the lock order wants it.
+    """
+    first = "" if node_id is None else f"{LOCK_NODE}; "
     return tx.rows(
-        f"""SELECT j.id AS job_id, j.state, j.attempt_id AS current, j.stop_cause, j.stop_by, j.failures, j.lost_nodes,
-            j.key_id, j.queue_seq, j.class, j.tenant_id, a.id AS attempt_id, a.token, a.number, a.node_id, a.started_at,
-            a.outcome, a.exit_code, s.max_retries, s.backoff_s, s.backoff_multiplier
+        f"""{first}SELECT j.id AS job_id, j.state, j.attempt_id AS current, j.stop_cause, j.stop_by, j.failures,
+            j.lost_nodes, j.key_id, j.queue_seq, j.class, j.tenant_id, a.id AS attempt_id, a.token, a.number, a.node_id,
+            a.started_at, a.outcome, a.exit_code, s.max_retries, s.backoff_s, s.backoff_multiplier
         FROM attempt a JOIN job j ON j.id = a.job_id JOIN job_spec s ON s.job_id = j.id
         WHERE a.id = ANY(%(ids)s) ORDER BY j.id FOR NO KEY UPDATE OF j {"SKIP LOCKED" if skip_locked else ""}""",
-        {"ids": list(attempt_ids)},
+        {"ids": list(attempt_ids), "node": node_id},
     )
 
 
@@ -74,26 +84,14 @@ def write_endings(tx: Tx, endings: Sequence[Mapping[str, Any]]) -> None:
     """Ends attempts, moves their jobs on, gives back all they held. The jobs must be locked, the fence checked."""
     # The trigger on job refuses starting -> terminal for nobody, so one statement may pass over running.
     tx.run(
-        _JOB,
+        f"{_JOB}; {_ATTEMPT}; {_LEASES}; {_RELEASE}",
         arrays(
             endings, "job_id", "state", "ready", "reason", "message", "delay_s", "failed", "lost_node",
-            "exit_code", "signal", "started_at", "ended_at",
-        ),
-    )  # fmt: skip
-    tx.run(
-        _ATTEMPT,
-        arrays(
-            endings, "attempt_id", "outcome", "started_at", "ended_at", "exit_code", "signal", "oom", "limit_hit",
-            "message", "stopped_by", "peak_memory_bytes", "cpu_seconds", "output_bytes", "truncated_bytes", "log_gap",
+            "exit_code", "signal", "started_at", "ended_at", "attempt_id", "outcome", "oom", "limit_hit",
+            "stopped_by", "peak_memory_bytes", "cpu_seconds", "output_bytes", "truncated_bytes", "log_gap",
             "peak_cpu_cores", "peak_gpu_memory_bytes",
         ),
     )  # fmt: skip
-    # A renewal locks leases in this order; the deletes below would meet them in any other and could deadlock with it.
-    tx.rows(
-        "SELECT 1 FROM lease WHERE attempt_id = ANY(%(attempt_id)s::uuid[]) ORDER BY attempt_id, member FOR UPDATE",
-        arrays(endings, "attempt_id"),
-    )
-    tx.run(_RELEASE, arrays(endings, "attempt_id"))
 
 
 def mark_started(tx: Tx, starts: Sequence[Mapping[str, Any]]) -> set[UUID]:

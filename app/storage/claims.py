@@ -10,6 +10,9 @@ from app.domain.policy import Take
 from app.domain.resources import Gpu
 from app.storage.database import Row, Tx
 
+LOCK_NODE = "SELECT 1 FROM node WHERE id = %(node)s FOR NO KEY UPDATE"
+"""Nodes come first in the lock order."""
+
 
 @dataclass(frozen=True)
 class Hold:
@@ -27,19 +30,14 @@ class Hold:
     gpu_uuids: tuple[str, ...]
 
 
-def hold_node(tx: Tx, node_id: str) -> None:
-    """Locks the node, for a transaction that writes other rows before it claims: nodes come first in the lock order."""
-    tx.run("SELECT 1 FROM node WHERE id = %(node)s FOR NO KEY UPDATE", {"node": node_id})
-
-
 def lock_node(tx: Tx, node_id: str) -> Row | None:
     """The node's row, locked for this transaction, with what is allocated on it (`used_jobs` …, by usage rows),
     its `held` GPUs, and the `classes` in which any key is live."""
     # Two statements in one exchange: the second must see what was committed while the first waited for the lock.
     return tx.row(
-        """SELECT 1 FROM node WHERE id = %(node)s FOR NO KEY UPDATE;
+        f"""{LOCK_NODE};
         SELECT n.*, u.*, ARRAY(SELECT gpu_uuid FROM gpu_hold WHERE node_id = n.id) AS held,
-            ARRAY(SELECT c FROM unnest('{0,1,2}'::smallint[]) c
+            ARRAY(SELECT c FROM unnest('{{0,1,2}}'::smallint[]) c
                 WHERE EXISTS (SELECT 1 FROM scheduling_key WHERE live AND class = c) ORDER BY c) AS classes
         FROM node n CROSS JOIN LATERAL (
             SELECT COALESCE(sum(jobs), 0)::bigint AS used_jobs, COALESCE(sum(cpus_milli), 0)::bigint AS used_cpus,
