@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -282,3 +284,50 @@ class TestAddress:
         monkeypatch.setattr("app.api.auth.source.TOTAL_S", 0.0)
         with pytest.raises(NotRead, match="longer than"):
             UrlSource(server.url).read()
+
+
+KEYS = key_set(OLD.jwk())
+CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(KEYS), KEYS)
+PACKED, BOMB = gzip.compress(KEYS), gzip.compress(bytes(MAX_BYTES * 4))
+
+
+class TestOnTheWire:
+    @pytest.fixture
+    def read(self) -> Iterator[Callable[[bytes], bytes]]:
+        """What a source reads from a server that sends these bytes and closes the connection."""
+        listening = socket.create_server(("127.0.0.1", 0))
+
+        def read(sent: bytes) -> bytes:
+            def serve() -> None:
+                connection, _ = listening.accept()
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\n" + sent)
+
+            with ThreadPoolExecutor(1) as pool:
+                served = pool.submit(serve)
+                try:
+                    return UrlSource(f"http://127.0.0.1:{listening.getsockname()[1]}/keys").read()
+                finally:
+                    wait([served], 20)
+
+        yield read
+        listening.close()
+
+    @pytest.mark.parametrize(
+        "sent",
+        [b"\r\n" + KEYS, b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKED, b"Content-Encoding: gzip\r\n\r\n" + PACKED],
+        ids=["until the end", "chunked", "gzip"],
+    )
+    def test_every_form_is_read(self, read: Callable[[bytes], bytes], sent: bytes) -> None:
+        assert read(sent) == KEYS
+
+    @pytest.mark.parametrize(
+        "sent",
+        [b"Content-Length: 9999\r\n\r\n" + KEYS, b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKED[:40],
+         b"Content-Encoding: gzip\r\n\r\nhello", b"Content-Encoding: gzip\r\n\r\n" + BOMB],
+        ids=["cut short", "cut in a chunk", "no gzip", "a bomb"],
+    )  # fmt: skip
+    def test_what_is_broken_is_not(self, read: Callable[[bytes], bytes], sent: bytes) -> None:
+        with pytest.raises(NotRead):
+            read(sent)
