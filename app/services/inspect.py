@@ -10,6 +10,7 @@ from uuid import UUID
 from app.domain.errors import NotFound
 from app.domain.priority import PriorityClass
 from app.domain.states import JobState
+from app.services import tracked
 from app.services.counts import fold_when_many
 from app.services.explain import quota_wait, shape_of
 from app.services.logs import split_output
@@ -45,9 +46,19 @@ def get_job(db: Database, tenant_id: UUID, job_id: UUID) -> JobView:
 
 
 def job_detail(db: Database, tenant_id: UUID, job_id: UUID, output_cap: int = 2**20) -> JobDetail:
-    """One job with its spec, attempts and the first `output_cap` bytes of each stream of its last attempt."""
+    """One job with its spec, attempts and the first `output_cap` bytes of each stream of its last attempt.
+
+    A tracked job, which the fabric does not run, is shown too. Raises NotFound, also for another tenant's.
+    """
     with db.transaction("read") as tx:
-        return detail_in(tx, _own(tx, tenant_id, job_id), output_cap)
+        try:
+            row = _own(tx, tenant_id, job_id)
+        except NotFound:
+            told = tracked.detail(tx, tenant_id, job_id)
+            if told is None:
+                raise
+            return told
+        return detail_in(tx, row, output_cap)
 
 
 def detail_in(tx: Tx, row: Row, output_cap: int = 2**20) -> JobDetail:

@@ -105,10 +105,12 @@ def list_jobs(
     """Both kinds, newest first, with the exact number of all that match."""
     with db.transaction("read") as tx:
         which = _wanted(tx, tenant_id, wanted)
-        places = observed.page(tx, which, limit, offset)
+        total = observed.total(tx, which)
+        # Nothing to find may be the longest search.
+        places = observed.page(tx, which, limit, offset) if offset < total else []
         views = [fabric_view(row) for row in observed.by_ids(tx, [p.id for p in places if not p.tracked])]
         views += [tracked_view(row) for row in tracked.by_ids(tx, [p.id for p in places if p.tracked])]
-        return sorted(views, key=lambda view: view.id, reverse=True), observed.total(tx, which)
+        return sorted(views, key=lambda view: view.id, reverse=True), total
 
 
 def cancel(db: Database, tenant_id: UUID, job_id: UUID, by: str) -> tuple[ObservedJob, list[str]]:

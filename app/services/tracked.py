@@ -12,8 +12,10 @@ from uuid import UUID
 
 from app.domain.errors import FieldProblem, Invalid, NotFound, StateConflict
 from app.domain.identity import uuid7
+from app.domain.priority import PriorityClass
 from app.domain.states import JobState
 from app.services.observed import ObservedJob, Usage, UsageSample, tracked_view
+from app.services.views import JobDetail, JobView, SpecView
 from app.storage import tracked
 from app.storage.database import Database, Row, Tx
 
@@ -101,6 +103,60 @@ def remove(db: Database, tenant_id: UUID, key: UUID | str) -> bool:
     """Forgets a job and its samples, so that its id is free again; whether there was one."""
     with db.transaction("track") as tx:
         return tracked.delete(tx, tenant_id, key)
+
+
+def detail(tx: Tx, tenant_id: UUID, job_id: UUID) -> JobDetail | None:
+    """A tracked job as the other contracts show one that they may only look at; None when there is none of this id.
+
+    It has no program, no attempt, no output and no place in a queue.
+    """
+    row = tracked.find(tx, tenant_id, job_id)
+    return None if row is None else JobDetail(_as_job(row), _NO_SPEC, ())
+
+
+def _as_job(row: Row) -> JobView:
+    return JobView(
+        id=row.id,
+        tenant_id=row.tenant_id,
+        type="tracked",
+        state=JobState(row.state),
+        ready=False,
+        reason=None,
+        message="",
+        stop_cause=None,
+        stop_by=None,
+        stop_reason=None,
+        contract="tracked",
+        priority_class=PriorityClass.BACKGROUND,
+        executor_id=row.nodes[0],
+        attempt=0,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.ended_at,
+        exit_code=None,
+        signal=None,
+        not_before=None,
+        external_id=row.client_id,
+    )
+
+
+_NO_SPEC = SpecView(
+    runner="tracked",
+    binary_url=None,
+    binary_sha256=None,
+    image=None,
+    script=None,
+    command=(),
+    arguments=(),
+    environment={},
+    resources=None,
+    time_limit_s=None,
+    grace_s=0.0,
+    max_retries=0,
+    asked={},
+    effective_class=PriorityClass.BACKGROUND,
+    effective_priority=PriorityClass.BACKGROUND.default_priority,
+)
 
 
 def refuse_changes(job: ObservedJob, same: Mapping[str, Any]) -> None:

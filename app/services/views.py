@@ -16,7 +16,7 @@ from app.storage.database import Row
 
 @dataclass(frozen=True)
 class JobView:
-    """One job as it is now."""
+    """One job as it is now. `external_id` is what its reporter calls it when the fabric only tracks it."""
 
     id: UUID
     tenant_id: UUID
@@ -38,6 +38,7 @@ class JobView:
     exit_code: int | None
     signal: int | None
     not_before: datetime | None
+    external_id: str | None = None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from flask import Flask
 from app.api.factory import create_app
 from app.api.hpc.contract import CONTRACT
 from app.storage.database import Database
+from config.rates import parse_rules
 from config.settings import Settings
 from tests.contract.conftest import Bells, Caller
 from tests.contract.hpc_document import CREATE_EXAMPLE, RECORD_EXAMPLE, UPDATE_EXAMPLE, is_error, raw
@@ -123,6 +124,18 @@ class TestOrder:
         is_error(client.get("/jobs", headers={"Host": "example.com"}), 403, "forbidden")
         is_error(client.post("/jobs", **raw("{}"), headers={"Origin": "http://example.com"}), 403, "forbidden")
         db.close()
+
+
+def test_beyond_an_operators_limit_it_is_429_rate_limited_but_health_answers(settings: Settings, bells: Bells) -> None:
+    db = Database(settings.database_url, 2, "contract-test")
+    limited = replace(settings, rate_limits=parse_rules("hpc:*=2/hour"))
+    client = Caller(create_app(limited, db, bells).test_client(), "/v1")
+    answers = [client.get("/jobs") for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    is_error(answers[2], 429, "rate_limited")
+    assert int(answers[2].headers["Retry-After"]) > 0
+    assert client.get("/health").status_code == 200
+    db.close()
 
 
 class TestEveryRoute:

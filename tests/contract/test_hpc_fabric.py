@@ -253,3 +253,22 @@ class TestElsewhere:
         assert recorded.status_code == 201
         assert api.delete(f"/jobs/{created['fabric_id']}").status_code == 204
         is_error(api.get("/jobs/job-001"), 404, "not_found")
+
+    def test_the_jobs_contract_shows_it_and_does_nothing_to_it(self, api: Caller, fabric: Fabric) -> None:
+        created = create(api)
+        api("PATCH", "/jobs/job-001", json={"state": "failed"})
+        jobs, path = Caller(api.client, "/jobs/api/v1"), f"/jobs/{created['fabric_id']}"
+        shown = jobs.get(path).json
+        real = jobs.get(f"/jobs/{fabric.submit_one()}").json
+        assert set(shown) == set(real)
+        assert shown["id"] == created["fabric_id"]
+        assert (shown["external_id"], real["external_id"]) == ("job-001", None)
+        assert (shown["type"], shown["status"], shown["executor_id"]) == ("tracked", "failed", "node-01")
+        assert (shown["binary_url"], shown["binary_sha256"], shown["attempts"], shown["stdout"]) == (None, None, [], "")
+        assert shown["created_at"] == created["start_time"]
+        for answer in (jobs.delete(path), jobs.post(path + "/stop"), jobs.get(path + "/logs")):
+            assert answer.status_code == 404
+        other = Caller(api.client, "/jobs/api/v1")
+        other.headers = {**other.headers, "X-Tenant": "other"}
+        fabric.add_tenant("other")
+        assert other.get(path).status_code == 404

@@ -16,6 +16,7 @@ from app.api.errors import RETRY_AFTER_S
 from app.api.hpc import schemas, translate
 from app.api.hpc.blueprint import blueprint
 from app.api.hub import hub
+from app.api.limits import UNLIMITED, limited
 from app.domain.errors import FieldProblem, Invalid, Unavailable
 from app.services import inspect, observed, tracked
 
@@ -27,6 +28,7 @@ except PackageNotFoundError:  # Run from a checkout that nobody installed.
 
 @blueprint.route("/health", methods=["GET"], tags=["health"])
 @public(always)
+@limited(UNLIMITED)
 @blueprint.response(200, schemas.HealthShown)
 @blueprint.alt_response(503, schema=schemas.HealthShown)
 @blueprint.doc(summary="Health Check", security=[])

@@ -221,6 +221,7 @@ class JobListed(ma.Schema):
     state_detail = fields.String()
     reason = fields.String(allow_none=True)
     message = fields.String(allow_none=True)
+    external_id = fields.String(allow_none=True, metadata={"description": "A tracked job's id at its reporter."})
 
 
 class AttemptShown(ma.Schema):
@@ -274,6 +275,7 @@ class JobShown(ma.Schema):
     state_detail = fields.String()
     reason = fields.String(allow_none=True)
     message = fields.String(allow_none=True)
+    external_id = fields.String(allow_none=True, metadata={"description": "A tracked job's id at its reporter."})
     signal = fields.Integer(allow_none=True)
     attempt = fields.Integer()
     stdout_truncated = fields.Boolean()

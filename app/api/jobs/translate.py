@@ -151,6 +151,7 @@ def listed(job: JobView) -> dict[str, Any]:
         "completed_at": utc(job.finished_at),
         "exit_code": job.exit_code,
         "message": job.message or None,
+        "external_id": job.external_id,
     }
 
 
