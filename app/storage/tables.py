@@ -498,23 +498,3 @@ observed_count_delta = Table(
     Column("n", BigInteger, nullable=False),
     PrimaryKeyConstraint("id", name="pk_observed_count_delta"),
 )
-
-job_statistic = Table(
-    "job_statistic",
-    metadata,
-    Column("minute", _TIME, nullable=False),
-    Column("class", SmallInteger, nullable=False),
-    Column("kind", SmallInteger, nullable=False),
-    Column("bucket", SmallInteger, nullable=False),
-    Column("n", BigInteger, nullable=False),
-    Column("total_s", Double, nullable=False),
-    PrimaryKeyConstraint("minute", "class", "kind", "bucket", name="pk_job_statistic"),
-)
-
-job_rate = Table(
-    "job_rate",
-    metadata,
-    Column("second", _TIME, nullable=False),
-    Column("n", BigInteger, nullable=False),
-    PrimaryKeyConstraint("second", name="pk_job_rate"),
-)
