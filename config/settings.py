@@ -201,7 +201,7 @@ class Settings:
         Path("~/.local/share/cfab"), Path, "Data of the one-machine stack; by default of root: /var/lib/cfab-stack."
     )
     work_dir: Path = _setting(Path("/var/lib/cfab"), Path, "Where a worker keeps cache, spools and work directories.")
-    slots: int = _setting(0, _count, "Jobs a node runs at a time at most; 0: eight per CPU.")
+    slots: int = _setting(0, _count, "Jobs a node runs at a time at most; 0: ten per CPU.")
     cpus_milli: int = _setting(0, _count, "Thousandths of a CPU a node offers; 0: all it has.")
     memory_mib: int = _setting(0, _count, "MiB a node offers; 0: nine tenths of what it has.")
     gpus: str = _setting("", str, "Indices or UUIDs of the GPUs a node offers, or none; empty: all.")

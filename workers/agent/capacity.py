@@ -17,6 +17,9 @@ from config.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
+SLOTS_PER_CPU = 10
+"""As many as jobs that ask for nothing fit by their CPUs."""
+
 _GPU = re.compile(r"(?:(\d+)x)?([A-Za-z0-9_.]+(?:-[A-Za-z0-9_.]+)*?)-(\d+)GB", re.IGNORECASE)
 
 
@@ -27,7 +30,7 @@ def offer(settings: Settings, runners: tuple[str, ...], version: str, host: str)
     simulated = bool(settings.simulate_gpus)
     return NodeOffer(
         node_id=settings.node,
-        slots=settings.slots or 8 * cores,
+        slots=settings.slots or SLOTS_PER_CPU * cores,
         cpus_milli=settings.cpus_milli or 1000 * cores,
         memory_bytes=settings.memory_mib * MIB if settings.memory_mib else int(memory * 0.9),
         gpus=simulate(settings.simulate_gpus, settings.node) if simulated else select(measure(), settings.gpus),

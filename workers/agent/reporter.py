@@ -37,7 +37,7 @@ ENDS_AT_A_TIME = 64
 CHUNK_BYTES = 256 * 1024
 TURN_BYTES = 2 * 2**20
 """Output shipped in one turn at most, so that a flood delays other jobs' ends by milliseconds only."""
-GATHER_S = 0.006
+GATHER_S = 0.004
 """How long ends wait for more of them while jobs wait for slots: a report of many costs little more than of one."""
 START_DELAY_S = 0.02
 """A start is told this late, so that the start of a job that ends at once needs no transaction of its own."""
