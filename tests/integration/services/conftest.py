@@ -7,15 +7,15 @@ from collections.abc import Iterator
 import psycopg2
 import pytest
 
+from app.storage.tables import metadata
 from tests.factories import Fabric, Node, make_fabric
 from tests.servers import TestServers
 
 # Triggers and foreign keys would do again, row by row, what emptying all tables does at once.
-EMPTY = """SET session_replication_role = replica;
-    DELETE FROM event; DELETE FROM sample; DELETE FROM log_chunk; DELETE FROM idempotency; DELETE FROM job_count_delta;
-    DELETE FROM job_count; DELETE FROM job_total; DELETE FROM task_run; DELETE FROM lease; DELETE FROM gpu_hold; DELETE FROM allocation;
-    DELETE FROM usage; DELETE FROM attempt; DELETE FROM job_spec; DELETE FROM job; DELETE FROM scheduling_key;
-    DELETE FROM node; DELETE FROM tenant WHERE id <> '00000000-0000-0000-0000-000000000001'"""
+EMPTY = "SET session_replication_role = replica;" + "".join(
+    f'DELETE FROM "{name}";' for name in sorted(metadata.tables) if name != "tenant"
+)
+FIRST_TENANT_ONLY = "DELETE FROM tenant WHERE id <> '00000000-0000-0000-0000-000000000001'"
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +31,7 @@ def database_url(shared_database_url: str) -> str:
     """The shared database, without a row."""
     connection = psycopg2.connect(shared_database_url)
     with connection, connection.cursor() as cursor:
-        cursor.execute(EMPTY)
+        cursor.execute(EMPTY + FIRST_TENANT_ONLY)
     connection.close()
     return shared_database_url
 
