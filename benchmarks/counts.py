@@ -37,8 +37,11 @@ CREATE FUNCTION bench_hot() RETURNS trigger LANGUAGE plpgsql AS $$
 CREATE TRIGGER bench_hot AFTER INSERT ON job REFERENCING NEW TABLE AS added
     FOR EACH STATEMENT EXECUTE FUNCTION bench_hot();
 ALTER TABLE job DISABLE TRIGGER bench_hot"""
-_COUNTED = """INSERT INTO job_count SELECT tenant_id, class, state, type, count(*) FROM job GROUP BY 1, 2, 3, 4;
-INSERT INTO job_total SELECT tenant_id, class, state, sum(n) FROM job_count GROUP BY 1, 2, 3"""
+_COUNTED = """INSERT INTO job_count (tenant_id, class, state, type, phase, percent, n)
+    SELECT tenant_id, class, state, type, job_phase(state, ready, reason, stop_cause), job_percent(priority), count(*)
+    FROM job GROUP BY 1, 2, 3, 4, 5, 6;
+INSERT INTO job_total (tenant_id, class, state, phase, percent, n)
+    SELECT tenant_id, class, state, phase, percent, sum(n) FROM job_count GROUP BY 1, 2, 3, 4, 5"""
 
 
 @dataclass(frozen=True)
@@ -186,8 +189,8 @@ class CountCost:
         """Readers in a row, after so many changes that nobody has folded."""
         self._say(f"counts: {self._extent.deltas:,} changes that nobody folded")
         self._backlog.run(
-            """INSERT INTO job_count_delta (tenant_id, class, state, type, n)
-            SELECT '00000000-0000-0000-0000-000000000001', 1, i %% 2, 'bench', 1 - 2 * (i %% 2)
+            """INSERT INTO job_count_delta (tenant_id, class, state, type, phase, percent, n)
+            SELECT '00000000-0000-0000-0000-000000000001', 1, i %% 2, 'bench', 3 * (i %% 2), 30, 1 - 2 * (i %% 2)
             FROM generate_series(1, %(n)s) i""",
             n=self._extent.deltas,
         )

@@ -34,6 +34,7 @@ def make_tasks(db: Database, settings: Settings) -> dict[str, Task]:
             Task("promote", tick, lambda: recover.promote(db)),
             Task("sweep", tick, lambda: recover.sweep(db)),
             Task("stats", 2 * tick, lambda: recover.fold_stats(db)),
+            Task("statistics", 2 * tick, lambda: recover.sum_up(db)),
             Task("audit", 60.0, lambda: recover.audit(db)),
             Task("keys", 60.0, lambda: recover.forget_keys(db, settings)),
             Task("retain", 3600.0, lambda: recover.retain(db, settings)),

@@ -222,17 +222,18 @@ class Fabric:
 
 
 COUNT_DRIFT = """SELECT * FROM (
-    SELECT tenant_id, class, state, type, sum(n) AS n FROM (
-        SELECT tenant_id, class, state, type, n FROM job_count
-        UNION ALL SELECT tenant_id, class, state, type, n FROM job_count_delta) c
-    GROUP BY 1, 2, 3, 4 HAVING sum(n) <> 0) counted
-FULL JOIN (SELECT tenant_id, class, state, type, count(*) AS real FROM job GROUP BY 1, 2, 3, 4) held
-    USING (tenant_id, class, state, type)
+    SELECT tenant_id, class, state, type, phase, percent, sum(n) AS n FROM (
+        SELECT tenant_id, class, state, type, phase, percent, n FROM job_count
+        UNION ALL SELECT tenant_id, class, state, type, phase, percent, n FROM job_count_delta) c
+    GROUP BY 1, 2, 3, 4, 5, 6 HAVING sum(n) <> 0) counted
+FULL JOIN (SELECT tenant_id, class, state, type, job_phase(state, ready, reason, stop_cause) AS phase,
+        job_percent(priority) AS percent, count(*) AS real FROM job GROUP BY 1, 2, 3, 4, 5, 6) held
+    USING (tenant_id, class, state, type, phase, percent)
 WHERE n IS DISTINCT FROM real"""
 
 TOTAL_DRIFT = """SELECT * FROM job_total
-FULL JOIN (SELECT tenant_id, class, state, sum(n) AS typed FROM job_count GROUP BY 1, 2, 3) counted
-    USING (tenant_id, class, state)
+FULL JOIN (SELECT tenant_id, class, state, phase, percent, sum(n) AS typed FROM job_count GROUP BY 1, 2, 3, 4, 5) c
+    USING (tenant_id, class, state, phase, percent)
 WHERE COALESCE(n, 0) <> COALESCE(typed, 0)"""
 
 HIDDEN_JOBS = """SELECT j.id, j.queue_seq, k.live, k.low_water FROM job j JOIN scheduling_key k ON k.id = j.key_id

@@ -9,8 +9,10 @@ from flask import Flask
 from flask_smorest import Api
 
 from app.api import auth, documentation, errors, limits, trace
+from app.api.ai import contract as ai
 from app.api.compute import contract as compute
 from app.api.contract import Contract
+from app.api.gpu import contract as gpu
 from app.api.hpc import contract as hpc
 from app.api.hub import Bells, Hub
 from app.api.jobs import contract as jobs
@@ -25,7 +27,7 @@ from app.storage.database import Database
 from app.storage.faults import parse_faults
 from config.settings import Settings
 
-CONTRACTS: tuple[Contract, ...] = (jobs.CONTRACT, compute.CONTRACT, hpc.CONTRACT)
+CONTRACTS: tuple[Contract, ...] = (jobs.CONTRACT, ai.CONTRACT, compute.CONTRACT, gpu.CONTRACT, hpc.CONTRACT)
 VERSION = "1"
 
 

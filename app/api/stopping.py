@@ -21,14 +21,18 @@ def answer_stop(
     render: Callable[[JobView], Any],
     reason: str | None = None,
     key: IdempotencyKey | None = None,
+    tenant_id: UUID | None = None,
 ) -> Response:
-    """Stops the caller's job, running or not; it ends in cancelled. Raises NotFound, StateConflict if it has ended."""
+    """Stops a job of the caller's tenant, or of `tenant_id`, running or not; it ends in cancelled.
+
+    Raises NotFound, and StateConflict when it has ended.
+    """
     shared, caller = hub(), principal()
     answer = answer_once(
         shared.db,
         "stop",
         key,
-        lambda tx: request_stop_in(tx, caller.tenant_id, job_id, caller.subject, reason),
+        lambda tx: request_stop_in(tx, tenant_id or caller.tenant_id, job_id, caller.subject, reason),
         lambda done: (200, render(done[0])),
     )
     if answer.fresh is not None:

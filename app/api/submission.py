@@ -21,13 +21,20 @@ Render = Callable[[list[Submitted]], tuple[int, Any]]
 
 
 def answer_submit(
-    tenant_id: UUID, requests: Sequence[JobRequest], key: IdempotencyKey | None, render: Render
+    tenant_id: UUID,
+    requests: Sequence[JobRequest],
+    key: IdempotencyKey | None,
+    render: Render,
+    places: bool = False,
 ) -> Response:
-    """Submits all of `requests` or none; a repeat under the same key gets the first answer. Raises as `submit` does."""
+    """Submits all of `requests` or none; a repeat under the same key gets the first answer. Raises as `submit` does.
+
+    With `places` each job knows its place in its queue, which costs a look at the queue.
+    """
     shared = hub()
     for image in sorted({one.image for one in requests if one.image is not None}):
         check_image(shared.settings, tenant_id, image)
-    done = submit(shared.db, shared.settings, tenant_id, requests, key, render)
+    done = submit(shared.db, shared.settings, tenant_id, requests, key, render, places)
     if done.replay is not None:
         status, body = done.replay
         return json_answer(body, status, {REPLAYED: "true"})

@@ -8,7 +8,7 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
-from app.domain.priority import PriorityClass
+from app.domain.priority import MAX_PRIORITY, PriorityClass
 from app.domain.resources import Resources
 
 DEFAULT_TENANT = UUID(int=1)
@@ -19,7 +19,8 @@ class JobRequest:
     """One job as asked, already validated by the spoke that took it.
 
     `runner` is process, container or fake. `resources` None means: reserve the default share, set no hard limit.
-    `asked` holds the contract's own words, echoed by that contract alone. Times are seconds.
+    `asked` holds the contract's own words, echoed by that contract alone; `config` reaches the job as a file.
+    `priority` is from 0 to MAX_PRIORITY; None is the class's own. Times are seconds.
     """
 
     type: str
@@ -41,16 +42,22 @@ class JobRequest:
     backoff_s: float = 1.0
     backoff_multiplier: float = 2.0
     asked: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.priority is not None and not 0 <= self.priority <= MAX_PRIORITY:
+            raise ValueError(f"a priority is from 0 to {MAX_PRIORITY}, not {self.priority}")
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job that is now durable."""
+    """A job that is now durable; `queue_position` is 0 unless it was asked for."""
 
     id: UUID
     type: str
     priority_class: PriorityClass
     created_at: datetime
+    queue_position: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ The schema repeats `phase_of` as the function job_phase, for filters and counts;
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 from app.domain.states import JobState, Reason, StopCause
@@ -53,3 +54,9 @@ def phase_of(state: JobState, ready: bool, reason: str | None, cause: StopCause 
     if state == JobState.STOPPING:
         return Phase.CANCELLING if cause == StopCause.CANCEL else Phase.STOPPING
     return Phase[state.name]
+
+
+def phases_of(states: Iterable[JobState]) -> frozenset[Phase]:
+    """All phases of these states."""
+    wanted = frozenset(states)
+    return frozenset(phase for phase, state in STATE_OF.items() if state in wanted)

@@ -8,7 +8,7 @@ from fractions import Fraction
 _FORM = re.compile(
     r"([0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei|[eE][+-]?[0-9]{1,2})?"
 )
-_SCALE = {
+_SCALE: dict[str, int | Fraction] = {
     "m": Fraction(1, 1000), "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18,
     "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60,
 }  # fmt: skip
@@ -22,7 +22,11 @@ def parse_quantity(text: str) -> Fraction:
     number, suffix = Fraction(match[1]), match[2] or ""
     if suffix in _SCALE:
         return number * _SCALE[suffix]
-    return number * Fraction(10) ** int(suffix[1:]) if suffix else number
+    return number * _power_of_ten(int(suffix[1:])) if suffix else number
+
+
+def _power_of_ten(exponent: int) -> Fraction:
+    return Fraction(10**exponent) if exponent >= 0 else Fraction(1, 10**-exponent)
 
 
 def cpu_text(milli: int) -> str:

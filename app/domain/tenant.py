@@ -36,13 +36,13 @@ class Tier(StrEnum):
 
 
 _CAPS: Mapping[Tier, tuple[PriorityClass, int | None]] = {
-    Tier.LOW: (PriorityClass.BACKGROUND, 500),
-    Tier.MEDIUM: (PriorityClass.FOREGROUND, 1000),
-    Tier.HIGH: (PriorityClass.FOREGROUND, 2000),
+    Tier.LOW: (PriorityClass.BEST_EFFORT, 100),
+    Tier.MEDIUM: (PriorityClass.BACKGROUND, 500),
+    Tier.HIGH: (PriorityClass.FOREGROUND, 1000),
     Tier.CRITICAL: (PriorityClass.FOREGROUND, None),
 }
 """The highest class and the greatest priority inside it (best_effort 0-499, background 500-999, foreground 1000-5000)
-that count for a tier: background as usual, foreground as usual, above the usual, everything."""
+that count for a tier: the priorities that the gpu contract's document gives its tiers, and the classes they lie in."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from app.domain.errors import NotFound
+from app.domain.phase import Phase
 from app.domain.priority import PriorityClass
 from app.domain.states import JobState
 from app.services import tracked
@@ -32,17 +33,28 @@ SEEN_WITHIN_S = 180.0
 
 @dataclass(frozen=True)
 class JobFilter:
-    """Which jobs a list holds; None is any."""
+    """Which jobs a list holds; None is any. `least_percent` is the least priority on the scale from 0 to 100."""
 
-    states: frozenset[JobState] | None = None
+    phases: frozenset[Phase] | None = None
     type: str | None = None
     priority_class: PriorityClass | None = None
+    least_percent: int | None = None
 
 
 def get_job(db: Database, tenant_id: UUID, job_id: UUID) -> JobView:
     """One job. Raises NotFound, also for another tenant's."""
     with db.transaction("read") as tx:
         return view_of(_own(tx, tenant_id, job_id))
+
+
+def owner_of(db: Database, job_id: UUID) -> UUID:
+    """The tenant of a job, for callers who may act for any. Raises NotFound."""
+    with db.transaction("read") as tx:
+        row = jobs.job_view(tx, job_id)
+    if row is None:
+        raise NotFound("Job not found", job_id=str(job_id))
+    tenant_id: UUID = row.tenant_id
+    return tenant_id
 
 
 def job_detail(db: Database, tenant_id: UUID, job_id: UUID, output_cap: int = 2**20) -> JobDetail:
@@ -83,6 +95,34 @@ def list_jobs(db: Database, tenant_id: UUID, wanted: JobFilter, limit: int, offs
         total, unfolded = jobs.count_jobs(tx, tenant_id, filters), jobs.unfolded(tx)
     fold_when_many(db, unfolded)
     return [view_of(row) for row in rows], total
+
+
+def list_details(
+    db: Database, tenant_id: UUID, wanted: JobFilter, limit: int, offset: int
+) -> tuple[list[JobDetail], int]:
+    """As `list_jobs`, each with what was asked; without attempts and output."""
+    filters: Mapping[str, Any] = vars(wanted)
+    with db.transaction("read") as tx:
+        rows = jobs.list_jobs(tx, tenant_id, filters, limit, offset)
+        specs = {spec.job_id: spec for spec in jobs.specs_with_keys(tx, [row.id for row in rows])}
+        total = jobs.count_jobs(tx, tenant_id, filters)
+        waiting = jobs.unfolded(tx)
+    fold_when_many(db, waiting)
+    return [JobDetail(view_of(row), spec_view(specs[row.id], specs[row.id]), ()) for row in rows], total
+
+
+def phase_counts(db: Database, tenant_id: UUID | None) -> dict[Phase, int]:
+    """Exact numbers of jobs by phase, zero-filled: of one tenant, or of all."""
+    with db.transaction("read") as tx:
+        counted = {Phase(phase): int(number) for phase, number in jobs.phase_counts(tx, tenant_id)}
+    return dict.fromkeys(Phase, 0) | counted
+
+
+def scheduler_is_alive(db: Database, within_s: float = 30.0) -> bool:
+    """Whether a scheduler, or an agent in its place, has looked for lost leases lately."""
+    with db.transaction("read") as tx:
+        age_s = upkeep.since_run(tx, "reap")
+    return age_s is not None and age_s <= within_s
 
 
 def stats(db: Database, tenant_id: UUID | None) -> Stats:

@@ -17,6 +17,7 @@ from app.domain.errors import Unavailable
 from app.domain.policy import Ending, brake, judge
 from app.domain.priority import PriorityClass
 from app.domain.states import StopCause
+from app.services import statistics
 from app.services.events import held_alerts
 from app.services.nodes import Orphan
 from app.services.report import Finished, end_attempts
@@ -186,6 +187,15 @@ def fold_stats(db: Database, limit: int = 50_000) -> Pass:
     return _task(db, "stats", work)
 
 
+def sum_up(db: Database) -> Pass:
+    """Adds new events to the statistics; the place in the feed is kept with the sums."""
+
+    def work(tx: Tx, done: Pass) -> None:
+        done.detail |= statistics.add_events(tx, upkeep.last_detail(tx, "statistics"))
+
+    return _task(db, "statistics", work)
+
+
 def check_usage(db: Database) -> list[dict[str, Any]]:
     """Where usage rows and live allocations differ: always nowhere, or there is a fault to report."""
     with db.transaction("read") as tx:
@@ -213,6 +223,7 @@ def retain(db: Database, settings: Settings, ahead: int = 14) -> Pass:
         done.detail["jobs"] = upkeep.drop_old_jobs(tx, settings.retain_jobs_days, 5000)
         done.detail["samples"] = tracked.drop_old_samples(tx, settings.retain_days)
         done.detail["tracked"] = tracked.drop_old_jobs(tx, settings.retain_jobs_days, 5000)
+        statistics.drop_old(tx)
         if upkeep.try_task_lock(tx, "stats"):
             done.detail["counts"] = jobs.drop_empty_counts(tx)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -16,9 +16,11 @@ from app.domain.resources import MIB, Resources
 from app.domain.tenant import Quota, Tenant, amount, effective, excess, reserved
 from app.services.idempotency import IdempotencyKey as IdempotencyKey
 from app.services.idempotency import keep, replayed
+from app.services.queue import position_in
 from app.services.tenants import of_row
 from app.storage import jobs as stored_jobs
 from app.storage import keys as stored_keys
+from app.storage import queue as stored_queue
 from app.storage import tenants as stored_tenants
 from app.storage.database import Database, Tx
 from app.storage.keys import Shape
@@ -47,9 +49,11 @@ def submit(
     requests: Sequence[JobRequest],
     idempotency: IdempotencyKey | None = None,
     render: Callable[[list[Submitted]], tuple[int, Any]] | None = None,
+    places: bool = False,
 ) -> Submission:
     """Makes all of `requests` pending jobs in one transaction, in their order.
 
+    With `places` each knows its place in its queue.
     With an idempotency key the rendered answer is stored in the same transaction, so a repeat gets it word for word.
     The tenant's tier caps what counts in the queue; what was asked is kept beside it. Raises KeyReused (same key, other
     request), KeyInFlight (its first request still runs), QuotaExceeded (a job that could never start), Refused (the
@@ -62,9 +66,16 @@ def submit(
             if replay is not None:
                 return Submission([], replay)
         jobs = _insert(tx, settings, tenant_id, requests)
+        if places:
+            jobs = [replace(job, queue_position=_place(tx, job.id)) for job in jobs]
         if idempotency is not None and render is not None:
             keep(tx, idempotency, *render(jobs))
     return Submission(jobs)
+
+
+def _place(tx: Tx, job_id: UUID) -> int:
+    row = stored_queue.place(tx, job_id)
+    return 0 if row is None else position_in(tx, row).position
 
 
 def _insert(tx: Tx, settings: Settings, tenant_id: UUID, requests: Sequence[JobRequest]) -> list[Submitted]:
@@ -179,6 +190,7 @@ def _row(
         "place": place,
         "key_id": key_id,
         "class": int(request.priority_class),
+        "priority": request.priority_class.default_priority if request.priority is None else request.priority,
         "contract": request.contract,
         "type": request.type,
         "runner": request.runner,
@@ -198,4 +210,5 @@ def _row(
         "backoff_s": request.backoff_s,
         "backoff_multiplier": request.backoff_multiplier,
         "asked": dict(request.asked),
+        "config": None if request.config is None else dict(request.config),
     }

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from app.domain.phase import Phase, phase_of
 from app.domain.priority import PriorityClass
 from app.domain.resources import Resources
 from app.domain.states import JobState, StopCause
@@ -39,6 +40,12 @@ class JobView:
     signal: int | None
     not_before: datetime | None
     external_id: str | None = None
+    priority: int = 500
+
+    @property
+    def phase(self) -> Phase:
+        """Where the job stands for a reader."""
+        return phase_of(self.state, self.ready, self.reason, self.stop_cause)
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class SpecView:
     asked: Mapping[str, Any]
     effective_class: PriorityClass
     effective_priority: int
+    config: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -157,6 +165,7 @@ def view_of(row: Row | None) -> JobView:
         stop_reason=row.stop_reason,
         contract=row.contract,
         priority_class=PriorityClass(row._mapping["class"]),
+        priority=row.priority,
         executor_id=row.node_id,
         attempt=row.attempt,
         created_at=row.created_at,
@@ -218,6 +227,7 @@ def spec_view(row: Row, key: Row) -> SpecView:
         grace_s=row.grace_s,
         max_retries=row.max_retries,
         asked=row.asked,
+        config=row.config,
         effective_class=PriorityClass(key._mapping["class"]),
         effective_priority=key.priority,
     )

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from app.domain.phase import STATE_OF
 from app.storage.database import Row, Tx
 
 _SPEC = """runner text, binary_url text, binary_sha256 text, image text, script text, command jsonb, arguments jsonb,
     environment jsonb, hard_limits boolean, cpus_milli bigint, memory_bytes bigint, time_limit_s float8, grace_s float8,
-    max_retries int, backoff_s float8, backoff_multiplier float8, asked jsonb"""
+    max_retries int, backoff_s float8, backoff_multiplier float8, asked jsonb, config jsonb"""
 _SPEC_NAMES = ", ".join(column.split()[0] for column in _SPEC.split(","))
-_JOB_NAMES = "id, tenant_id, key_id, class, contract, type"
+_JOB_NAMES = "id, tenant_id, key_id, class, priority, contract, type"
 _NO_TERMS = dict.fromkeys(
     ("tier", "quota_jobs", "quota_cpus_milli", "quota_memory_bytes", "quota_gpus", "quota_gpu_memory_bytes")
 )
 
 VIEW = """j.id, j.tenant_id, j.type, j.state, j.ready, j.reason, j.message, j.stop_cause, j.stop_by,
-    j.stop_reason, j.contract,
-    j.class, j.node_id, j.attempt, j.created_at, j.started_at, j.finished_at, j.exit_code, j.signal, j.not_before"""
+    j.stop_reason, j.contract, j.class, j.priority, j.node_id, j.attempt, j.created_at, j.started_at, j.finished_at,
+    j.exit_code, j.signal, j.not_before"""
 
 
 def insert_jobs(
@@ -35,7 +37,7 @@ def insert_jobs(
         tx.rows(
             f"""WITH asked AS MATERIALIZED (
                 SELECT * FROM jsonb_to_recordset(%(jobs)s::jsonb) AS r (id uuid, key_id bigint, class smallint,
-                    contract text, type text, {_SPEC}, place int)
+                    priority int, contract text, type text, {_SPEC}, place int)
                 WHERE %(tier)s::text IS NULL OR EXISTS (
                     SELECT 1 FROM tenant t WHERE t.id = %(tenant)s AND t.active AND t.tier = %(tier)s
                         AND (t.quota_jobs, t.quota_cpus_milli, t.quota_memory_bytes, t.quota_gpus,
@@ -45,7 +47,7 @@ def insert_jobs(
                 ORDER BY place
             ), made AS (
                 INSERT INTO job ({_JOB_NAMES}, reason)
-                SELECT id, %(tenant)s, key_id, class, contract, type, 'new' FROM asked ORDER BY place
+                SELECT id, %(tenant)s, key_id, class, priority, contract, type, 'new' FROM asked ORDER BY place
                 RETURNING id, created_at
             ), told AS (
                 INSERT INTO job_spec (job_id, {_SPEC_NAMES}) SELECT id, {_SPEC_NAMES} FROM asked
@@ -77,7 +79,7 @@ def job_attempts(tx: Tx, job_id: UUID) -> Sequence[Row]:
 
 def list_jobs(tx: Tx, tenant_id: UUID, filters: Mapping[str, Any], limit: int, offset: int) -> Sequence[Row]:
     """Jobs of a tenant, newest first."""
-    where, params = _where(tenant_id, filters)
+    where, params = _where(tenant_id, filters, _OF_ROWS)
     return tx.rows(
         f"SELECT {VIEW} FROM job j WHERE {where} ORDER BY j.id DESC LIMIT %(limit)s OFFSET %(offset)s",
         {**params, "limit": limit, "offset": offset},
@@ -86,7 +88,7 @@ def list_jobs(tx: Tx, tenant_id: UUID, filters: Mapping[str, Any], limit: int, o
 
 def count_jobs(tx: Tx, tenant_id: UUID | None, filters: Mapping[str, Any]) -> int:
     """Exactly how many jobs there are, from the maintained counts: never by counting rows."""
-    where, params = _where(tenant_id, filters)
+    where, params = _where(tenant_id, filters, _OF_COUNTS)
     counts = _TOTALS
     if filters.get("type") is not None:
         # Classes and states are named, so that the key leads from row to row past all other types.
@@ -95,10 +97,10 @@ def count_jobs(tx: Tx, tenant_id: UUID | None, filters: Mapping[str, Any]) -> in
     return int(tx.value(f"SELECT COALESCE(sum(n), 0) FROM ({counts}) j WHERE {where}", params))
 
 
-_COUNTS = """SELECT tenant_id, class, state, type, n FROM job_count
-    UNION ALL SELECT tenant_id, class, state, type, n FROM job_count_delta"""
-_TOTALS = """SELECT tenant_id, class, state, n FROM job_total
-    UNION ALL SELECT tenant_id, class, state, n FROM job_count_delta"""
+_COUNTS = """SELECT tenant_id, class, state, phase, percent, type, n FROM job_count
+    UNION ALL SELECT tenant_id, class, state, phase, percent, type, n FROM job_count_delta"""
+_TOTALS = """SELECT tenant_id, class, state, phase, percent, n FROM job_total
+    UNION ALL SELECT tenant_id, class, state, phase, percent, n FROM job_count_delta"""
 
 
 def counts(tx: Tx, tenant_id: UUID | None) -> Sequence[Row]:
@@ -107,6 +109,25 @@ def counts(tx: Tx, tenant_id: UUID | None) -> Sequence[Row]:
         f"""SELECT class, state, sum(n)::bigint AS n FROM ({_TOTALS}) c
         WHERE %(tenant)s::uuid IS NULL OR tenant_id = %(tenant)s GROUP BY 1, 2""",
         {"tenant": tenant_id},
+    )
+
+
+def phase_counts(tx: Tx, tenant_id: UUID | None) -> Sequence[Row]:
+    """Rows (phase, n) of one tenant or of all."""
+    return tx.rows(
+        f"""SELECT phase, sum(n)::bigint AS n FROM ({_TOTALS}) c
+        WHERE %(tenant)s::uuid IS NULL OR tenant_id = %(tenant)s GROUP BY 1""",
+        {"tenant": tenant_id},
+    )
+
+
+def specs_with_keys(tx: Tx, job_ids: Sequence[UUID]) -> Sequence[Row]:
+    """What was asked of these jobs, each with its key's class, priority and GPU shape; in no order."""
+    return tx.rows(
+        """SELECT s.*, k.class, k.priority, k.gpus, k.gpu_memory_bytes, k.gpu_model
+        FROM job_spec s JOIN job j ON j.id = s.job_id JOIN scheduling_key k ON k.id = j.key_id
+        WHERE s.job_id = ANY(%(ids)s)""",
+        {"ids": list(job_ids)},
     )
 
 
@@ -127,11 +148,11 @@ def fold_counts(tx: Tx, limit: int) -> int:
             """WITH gone AS (
                 DELETE FROM job_count_delta WHERE id <= (
                     SELECT max(id) FROM (SELECT id FROM job_count_delta ORDER BY id LIMIT %(limit)s) oldest)
-                RETURNING tenant_id, class, state, type, n
+                RETURNING tenant_id, class, state, type, phase, percent, n
             ), folded AS (
-                INSERT INTO job_count AS c (tenant_id, class, state, type, n)
-                SELECT tenant_id, class, state, type, sum(n) FROM gone GROUP BY 1, 2, 3, 4
-                ON CONFLICT (tenant_id, class, state, type) DO UPDATE SET n = c.n + EXCLUDED.n
+                INSERT INTO job_count AS c (tenant_id, class, state, type, phase, percent, n)
+                SELECT tenant_id, class, state, type, phase, percent, sum(n) FROM gone GROUP BY 1, 2, 3, 4, 5, 6
+                ON CONFLICT (tenant_id, class, state, type, phase, percent) DO UPDATE SET n = c.n + EXCLUDED.n
             ) SELECT count(*) FROM gone""",
             {"limit": limit},
         )
@@ -187,15 +208,35 @@ def ready_by_class(tx: Tx) -> set[int]:
     }
 
 
-def _where(tenant_id: UUID | None, filters: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+@dataclass(frozen=True)
+class _Columns:
+    """Where a filter finds phase and percentage: worked out of a job's row, or stored with a count."""
+
+    phase: str
+    percent: str
+
+
+_OF_ROWS = _Columns("job_phase(j.state, j.ready, j.reason, j.stop_cause)", "job_percent(j.priority)")
+_OF_COUNTS = _Columns("j.phase", "j.percent")
+
+
+def _where(tenant_id: UUID | None, filters: Mapping[str, Any], columns: _Columns) -> tuple[str, dict[str, Any]]:
     where = ["true"]
     params: dict[str, Any] = {}
     if tenant_id is not None:
         where.append("j.tenant_id = %(tenant)s")
         params["tenant"] = tenant_id
-    if filters.get("states") is not None:
+    if filters.get("phases") is not None:
+        # The states besides, for the indexes know them alone.
         where.append("j.state = ANY(%(states)s)")
-        params["states"] = sorted(int(state) for state in filters["states"])
+        params["states"] = sorted({int(STATE_OF[phase]) for phase in filters["phases"]})
+        phases = set(filters["phases"])
+        if any(phase not in phases for phase, state in STATE_OF.items() if int(state) in params["states"]):
+            where.append(f"{columns.phase} = ANY(%(phases)s)")
+            params["phases"] = sorted(int(phase) for phase in phases)
+    if filters.get("least_percent") is not None:
+        where.append(f"{columns.percent} >= %(percent)s")
+        params["percent"] = filters["least_percent"]
     if filters.get("type") is not None:
         where.append("j.type = %(type)s")
         params["type"] = filters["type"]

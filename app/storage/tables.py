@@ -160,6 +160,7 @@ job = Table(
     Column("exit_code", Integer),
     Column("signal", Integer),
     Column("created_at", _TIME, server_default=text("now()"), nullable=False),
+    Column("priority", Integer, server_default=text("500"), nullable=False),
     Column("started_at", _TIME),
     Column("finished_at", _TIME),
     PrimaryKeyConstraint("id", name="pk_job"),
@@ -197,6 +198,7 @@ job_spec = Table(
     Column("backoff_s", Double, server_default=text("1"), nullable=False),
     Column("backoff_multiplier", Double, server_default=text("2"), nullable=False),
     Column("asked", JSONB, server_default=text("'{}'::jsonb"), nullable=False),
+    Column("config", JSONB),
     PrimaryKeyConstraint("job_id", name="pk_job_spec"),
     ForeignKeyConstraint(["job_id"], ["job.id"], name="fk_job_spec_job", ondelete="CASCADE"),
 )
@@ -337,7 +339,9 @@ job_count = Table(
     Column("state", SmallInteger, nullable=False),
     Column("type", Text, nullable=False),
     Column("n", BigInteger, nullable=False),
-    PrimaryKeyConstraint("tenant_id", "class", "state", "type", name="pk_job_count"),
+    Column("phase", SmallInteger, nullable=False),
+    Column("percent", SmallInteger, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "class", "state", "type", "phase", "percent", name="pk_job_count"),
 )
 
 job_total = Table(
@@ -347,7 +351,9 @@ job_total = Table(
     Column("class", SmallInteger, nullable=False),
     Column("state", SmallInteger, nullable=False),
     Column("n", BigInteger, nullable=False),
-    PrimaryKeyConstraint("tenant_id", "class", "state", name="pk_job_total"),
+    Column("phase", SmallInteger, nullable=False),
+    Column("percent", SmallInteger, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "class", "state", "phase", "percent", name="pk_job_total"),
 )
 
 job_count_delta = Table(
@@ -359,6 +365,8 @@ job_count_delta = Table(
     Column("state", SmallInteger, nullable=False),
     Column("type", Text, nullable=False),
     Column("n", BigInteger, nullable=False),
+    Column("phase", SmallInteger, nullable=False),
+    Column("percent", SmallInteger, nullable=False),
     PrimaryKeyConstraint("id", name="pk_job_count_delta"),
 )
 
@@ -497,4 +505,24 @@ observed_count_delta = Table(
     Column("owner", Text, nullable=False),
     Column("n", BigInteger, nullable=False),
     PrimaryKeyConstraint("id", name="pk_observed_count_delta"),
+)
+
+job_statistic = Table(
+    "job_statistic",
+    metadata,
+    Column("minute", _TIME, nullable=False),
+    Column("class", SmallInteger, nullable=False),
+    Column("kind", SmallInteger, nullable=False),
+    Column("bucket", SmallInteger, nullable=False),
+    Column("n", BigInteger, nullable=False),
+    Column("total_s", Double, nullable=False),
+    PrimaryKeyConstraint("minute", "class", "kind", "bucket", name="pk_job_statistic"),
+)
+
+job_rate = Table(
+    "job_rate",
+    metadata,
+    Column("second", _TIME, nullable=False),
+    Column("n", BigInteger, nullable=False),
+    PrimaryKeyConstraint("second", name="pk_job_rate"),
 )

@@ -137,8 +137,11 @@ class TestEveryRoute:
             for base in PREFIXES:
                 for slash in ("", "/"):
                     there = path.replace(CONTRACT.at, base, 1) + slash
-                    assert api(method, there).status_code in {200, 400, 404}, there
-                    assert "no path" not in api(method, there).text, there
+                    known = api(method, there)
+                    assert known.status_code in {200, 400, 404}, there
+                    if known.mimetype != "text/event-stream":  # Such a stream has no end.
+                        assert "no path" not in known.text, there
+                    known.close()
                     unknown = stranger(method, there)
                     assert unknown.status_code == (200 if path.endswith("/health") else 401), there
 

@@ -10,6 +10,7 @@ from app.api.answers import utc
 from app.api.ids import parse_id, shown_id
 from app.domain.errors import FabricError, Invalid, KeyReused
 from app.domain.job import JobRequest
+from app.domain.phase import phases_of
 from app.domain.priority import PriorityClass
 from app.domain.resources import GIB, MIB, Resources
 from app.domain.states import JobState
@@ -79,7 +80,7 @@ def job_request(asked: Mapping[str, Any], settings: Settings) -> JobRequest:
 def job_filter(asked: Mapping[str, Any]) -> JobFilter:
     """The query of a list as the service's filter."""
     word = asked.get("state")
-    return JobFilter(states=None if word is None else frozenset(s for s, shown in STATE.items() if shown == word))
+    return JobFilter(phases=None if word is None else phases_of(s for s, shown in STATE.items() if shown == word))
 
 
 def state_of(job: JobView) -> dict[str, Any]:

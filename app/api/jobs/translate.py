@@ -10,6 +10,7 @@ from app.api.answers import utc
 from app.api.jobs.schemas import PRIORITIES, STATUSES
 from app.domain.errors import FabricError, FieldProblem, Invalid, NotFound, StateConflict
 from app.domain.job import JobRequest, Submitted
+from app.domain.phase import phases_of
 from app.domain.priority import PriorityClass
 from app.domain.resources import MIB, Resources
 from app.domain.states import JobState
@@ -105,7 +106,7 @@ def job_filter(asked: Mapping[str, Any]) -> JobFilter:
     """The query of a list as the service's filter."""
     word, priority = asked.get("status"), asked.get("priority")
     return JobFilter(
-        states=None if word is None else frozenset(state for state, shown in STATUS.items() if shown == word),
+        phases=None if word is None else phases_of(state for state, shown in STATUS.items() if shown == word),
         type=asked.get("type"),
         priority_class=None if priority is None else PriorityClass[priority.upper()],
     )

@@ -45,8 +45,8 @@ def own_lines(frames: Iterable[Frame]) -> Iterator[Frame]:
         yield frame
 
 
-def stamped(frames: Iterable[Frame]) -> Iterator[Frame]:
-    """Each line with the time at which its first byte came, in UTC to the millisecond, and a space before it."""
+def stamped(frames: Iterable[Frame], stamp_of: Callable[[float], str] = stamp_of) -> Iterator[Frame]:
+    """Each line with the time at which its first byte came, as `stamp_of` writes it, before it."""
     begins = True
     for frame in frames:
         if not frame.data:

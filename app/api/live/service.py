@@ -43,6 +43,21 @@ class LiveService:
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 
+    def text(self, feed: Feed, expires_at: float | None, show: Callable[[Message], str]) -> Response:
+        """The current request's answer as text that grows until the feed ends. Nothing is said while nothing happens.
+
+        Raises Busy (503) when no more streams are served.
+        """
+        self._budget.take()
+        told = self._followed(feed, expires_at)
+        response = Response((show(one) for one in told if isinstance(one, Message)), mimetype="text/plain")
+        response.call_on_close(self._budget.give_back)
+        response.call_on_close(told.close)
+        response.headers["Cache-Control"] = "no-cache"
+        response.headers["X-Accel-Buffering"] = "no"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
     def websocket(self, feed: Feed, expires_at: float | None) -> Response:
         """The current request's answer as a WebSocket. Raises UpgradeRequired, and Busy as `sse` does."""
         connection = Connection(request)

@@ -95,7 +95,7 @@ def test_a_heartbeat_moves_the_lease_and_says_when_to_stop(fabric: Fabric) -> No
 
 
 def test_a_heartbeat_of_who_does_not_hold_the_job_is_not_found(fabric: Fabric) -> None:
-    waiting, _ = fabric.submit(binary_job(), binary_job(priority=9999))
+    waiting, _ = fabric.submit(binary_job(), binary_job(priority=5000))
     job_id = claimed(fabric)
     for wrong in (
         {"job_id": job_id, "name": "w2"},

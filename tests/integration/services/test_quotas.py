@@ -15,7 +15,7 @@ from app.services.claim import PAGE, SMALL_PAGE, Claimer, claim
 from app.services.inspect import job_detail
 from app.storage import claims
 from app.storage.database import Tx
-from tests.factories import BACKGROUND, FOREGROUND, Fabric, Node, gpu, job, raw, share
+from tests.factories import BEST_EFFORT, FOREGROUND, Fabric, Node, gpu, job, raw, share
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_a_tier_decides_where_a_job_stands_and_not_what_it_says(fabric: Fabric, 
     first = fabric.submit_one(medium, priority_class=FOREGROUND)
     detail = job_detail(fabric.db, low, capped)
     assert detail.job.priority_class == FOREGROUND
-    assert (detail.spec.effective_class, detail.spec.effective_priority) == (BACKGROUND, 500)
+    assert (detail.spec.effective_class, detail.spec.effective_priority) == (BEST_EFFORT, 100)
     assert [taken.job_id for taken in (fabric.claim_one(node), fabric.claim_one(node))] == [first, capped]
     fabric.assert_in_order()
 
@@ -221,7 +221,7 @@ def test_what_a_process_remembers_of_a_tenant_never_decides(
             fabric.submit(asked, tenant=tenant)
     else:
         (made,) = fabric.submit(asked, tenant=tenant)
-        counts = BACKGROUND if "tier" in change else FOREGROUND
+        counts = BEST_EFFORT if "tier" in change else FOREGROUND
         assert job_detail(fabric.db, tenant, made).spec.effective_class == counts
     tenants.change(fabric.db, tenant, {"active": True, "quota": {"gpus": None}, "tier": "high"})
     (made,) = fabric.submit(asked, tenant=tenant)

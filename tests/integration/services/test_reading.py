@@ -8,6 +8,7 @@ import pytest
 
 from app.domain.errors import NotFound
 from app.domain.job import DEFAULT_TENANT, Assignment
+from app.domain.phase import phases_of
 from app.domain.policy import Ending
 from app.domain.states import JobState
 from app.services import logs, recover
@@ -35,9 +36,9 @@ def test_lists_are_newest_first_and_their_totals_exact(fabric: Fabric, node: Nod
         JobFilter(),
         JobFilter(type="a"),
         JobFilter(priority_class=BACKGROUND),
-        JobFilter(states=frozenset({JobState.PENDING})),
-        JobFilter(states=frozenset({JobState.STARTING}), type="a"),
-        JobFilter(states=frozenset({JobState.FAILED})),
+        JobFilter(phases=phases_of({JobState.PENDING})),
+        JobFilter(phases=phases_of({JobState.STARTING}), type="a"),
+        JobFilter(phases=phases_of({JobState.FAILED})),
     ):
         for _ in range(2):
             views, total = list_jobs(fabric.db, DEFAULT_TENANT, wanted, 100, 0)

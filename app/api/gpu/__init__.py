@@ -1,0 +1,1 @@
+"""The gpu contract: jobs by GPUs, tenants with quotas, and the state of the cluster."""
