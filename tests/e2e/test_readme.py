@@ -38,3 +38,6 @@ def test_the_examples_work(cfab: Shell, fabric: Fabric, tmp_path: Path) -> None:
     assert '{"status":"healthy","database":"connected"}' in re.sub(r"\s", "", done.stdout)
     assert done.stdout.count("hello world") >= 2 and "event: end" in done.stdout
     assert '"state_detail"' in done.stdout
+    assert '"status":"submitted"' in done.stdout
+    assert '"job_type":"square"' in done.stdout, "a job of one contract shows in another"
+    assert '"id":"job-001"' in done.stdout
