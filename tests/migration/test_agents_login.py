@@ -16,7 +16,7 @@ from app.domain.states import JobState
 from app.services import recover
 from app.storage.database import Database
 from app.storage.migrate import downgrade, upgrade
-from tests.factories import Fabric, at_once, job, make_fabric
+from tests.factories import Fabric, at_once, gpu, job, make_fabric, share
 from tests.servers import TestServers
 
 
@@ -83,8 +83,8 @@ def agent_fabric(database_url: str, servers: TestServers) -> Iterator[Fabric]:
 
 def test_the_agents_login_can_do_all_that_an_agent_does(agent_fabric: Fabric, database_url: str) -> None:
     owner = make_fabric(database_url)
-    owner.submit(job(max_retries=1, backoff_s=0.01), job(), job(), job())
-    node = agent_fabric.add_node()
+    owner.submit(job(max_retries=1, backoff_s=0.01, resources=share(gpus=2)), job(), job(), job())
+    node = agent_fabric.add_node(gpus=[gpu(1), gpu(2)])
     first, second, third, fourth = agent_fabric.claim(node)
     agent_fabric.start(first, second, third)
     assert len(agent_fabric.renew(node, first, second, third).orphans) == 1
