@@ -54,7 +54,7 @@ def test_every_outcome_is_right_and_nothing_is_left(place: Path) -> None:
     for what in ("foreground job", "background job", "best_effort job", "wrong checksum", "graceful stop"):
         assert what in shown
     assert "kill -9" in shown and "completed, attempts: 1" in shown
-    assert "all 8 outcomes were right" in shown or "all 7 outcomes were right" in shown
+    assert "all 9 outcomes were right" in shown or "all 8 outcomes were right" in shown
     assert not remains(place)
 
 

@@ -87,6 +87,7 @@ def _play_all(stage: Stage) -> None:
         together.append(("compiled program", "completed, both factors", factor))
     refuse = partial(scenes.refuse_wrong_checksum, stage)
     together.append(("wrong checksum", "failed, never started", refuse))
+    together.append(("GPU job", "completed, sees its own", partial(scenes.pin_gpu, stage)))
     together.append(("graceful stop", "cancelled, said goodbye", partial(scenes.stop_gracefully, stage)))
     outcomes: dict[str, Outcome] = {}
 

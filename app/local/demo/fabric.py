@@ -21,6 +21,7 @@ from app.cli.client import Client
 from app.cli.failure import ExitCode, Failure
 from config.settings import child_environment
 
+GPUS = "2xT4-16GB"
 START_S = 120.0
 STOP_S = 30.0
 # What a demo takes from its user's settings; all others, above all those that name servers, are left out.
@@ -30,7 +31,7 @@ _SOURCES = Path(__file__).parents[3]
 
 
 class Fabric:
-    """A running `cfab up` with one worker; `client` speaks to it."""
+    """A running `cfab up` with one worker, which pretends to have GPUS; `client` speaks to it."""
 
     def __init__(self, root: Path) -> None:
         self.data = root / "data"
@@ -101,6 +102,7 @@ class Fabric:
     def _start(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "app.cli.main", "up", "--data", str(self.data)]
         command += ["--port", str(self.port), "--flower-port", str(self.flower_port), "--workers", "1"]
+        command += ["--ai-port", "0", "--gpu-port", "0", "--simulate-gpus", GPUS]
         environment = {k: v for k, v in child_environment({}).items() if not k.startswith("CFAB_") or k in _KEPT}
         # The same code as this, also where it runs from a source tree that is not installed.
         environment["PYTHONPATH"] = os.pathsep.join((str(_SOURCES), *filter(None, (environment.get("PYTHONPATH"),))))

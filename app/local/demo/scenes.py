@@ -14,7 +14,7 @@ import psutil
 from app.cli.client import Client
 from app.cli.failure import ExitCode, Failure
 from app.cli.follow import pieces
-from app.local.demo.fabric import Fabric
+from app.local.demo.fabric import GPUS, Fabric
 from app.local.demo.programs import Program, Programs, primes_below
 from app.local.demo.report import Outcome, Report
 
@@ -129,6 +129,21 @@ def refuse_wrong_checksum(stage: Stage) -> Seen:
     right = job["status"] == "failed" and attempts == [("refused", None)] and "SHA-256" in message
     tries = ", ".join(f"{how}, {f'started {at}' if at else 'never started'}" for how, at in attempts)
     return Seen(right, f"{job['status']}, {tries}")
+
+
+def pin_gpu(stage: Stage) -> Seen:
+    """A job that asks for a GPU sees the one that the fabric gave it, and no other."""
+    client = stage.fabric.client
+    body = {"type": "gpu", "script": 'echo "$CUDA_VISIBLE_DEVICES"', "priority": "foreground"}
+    job_id = str(client.submit(body | {"resources": {"gpus": 1}})["id"])
+    stage.report.say(f"submitted as {job_id}, one of the {GPUS} that are pretended here", "gpu")
+    job = ended(client, job_id)
+    given = [uuid for attempt in job["attempts"] for uuid in attempt["gpu_uuids"]]
+    stage.report.say(f"sees {job['stdout'].strip()}", "gpu")
+    right = job["status"] == "completed" and len(given) == 1 and job["stdout"] == f"{given[0]}\n"
+    return Seen(
+        right, f"{job['status']}, sees {job['stdout'].strip() or 'none'}, was given {', '.join(given) or 'none'}"
+    )
 
 
 def stop_gracefully(stage: Stage) -> Seen:
