@@ -86,3 +86,4 @@ class Assignment:
     time_limit_s: float | None
     grace_s: float
     expires_at: datetime | None = None
+    config: Mapping[str, Any] | None = field(default=None, repr=False)

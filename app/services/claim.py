@@ -321,4 +321,5 @@ def _assignment(row: Row, hold: Hold, shape: Resources, terms: Row) -> Assignmen
         time_limit_s=row.time_limit_s,
         grace_s=row.grace_s,
         expires_at=expires,
+        config=row.config,
     )

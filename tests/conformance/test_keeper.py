@@ -19,6 +19,7 @@ from workers.runners.base import RunnerUnavailable, StartRefused
 from workers.runners.fake import Script
 from workers.runners.keeper_client import ALREADY_SERVED, KeeperOptions, connect
 from workers.runners.process import ProcessRunner
+from workers.spool import STDOUT
 
 LONG = Script(duration_s=None, output="ready\n")
 
@@ -374,3 +375,48 @@ def test_artifact_is_readable_and_not_writable(sandbox_lab: Lab) -> None:
 def test_nested_namespaces_are_refused(sandbox_lab: Lab) -> None:
     record = sandbox_lab.run_program("a1", ["/usr/bin/unshare", "--user", "true"])
     assert record.exit_code not in (0, None)
+
+
+def test_job_reads_its_files_and_cannot_change_them(keeper_lab: Lab) -> None:
+    folder = keeper_lab.runner.files_dir("a1")
+    program = f"cat {folder}/config.json; echo no 2>/dev/null >>{folder}/config.json || echo; ls {folder}"
+    keeper_lab.run_program("a1", ["/bin/sh", "-c", program], files={"config.json": '{"a":"\u2603"}'})
+    if keeper_lab.mode.uid_base is not None or keeper_lab.mode.bwrap or os.geteuid() != 0:
+        assert keeper_lab.text("a1", STDOUT) == '{"a":"\u2603"}\nconfig.json\n'
+    else:
+        assert keeper_lab.text("a1", STDOUT).startswith('{"a":"\u2603"}')
+
+
+def test_files_are_for_no_other_job(slot_lab: Lab) -> None:
+    slot_lab.runner.start(slot_lab.program("a1", ["/bin/sh", "-c", "echo ready; sleep 1000"], files={"secret": "x"}))
+    slot_lab.printed("a1")
+    folder = slot_lab.runner.files_dir("a1")
+    record = slot_lab.run_program("a2", ["/bin/cat", f"{folder}/secret"], slot=1)
+    assert (record.exit_code, slot_lab.text("a2", STDOUT)) == (1, "")
+
+
+def test_next_keeper_removes_the_files_of_a_lost_job(keeper_lab: Lab) -> None:
+    program = keeper_lab.program("a1", ["/bin/sh", "-c", "echo ready; sleep 1000"], files={"secret": "x"})
+    keeper_lab.runner.start(program)
+    keeper_lab.printed("a1")
+    os.kill(keeper_lab.keeper.hello["pid"], signal.SIGKILL)
+    assert keeper_lab.ended("a1").keeper_lost
+    assert not Path(keeper_lab.runner.files_dir("a1")).exists()
+
+
+def test_what_the_job_put_among_its_files_does_not_reach_the_next_one(plain_lab: Lab) -> None:
+    folder = plain_lab.runner.files_dir("a1")
+    plain_lab.run_program("a1", ["/bin/mkdir", "-p", f"{folder}/deep/er"], files={"a": "x"})
+    plain_lab.runner.forget(["a1"])
+    assert not Path(folder).exists()
+    plain_lab.run("a2", Script())
+    assert not Path(plain_lab.runner.files_dir("a2")).exists()
+
+
+def test_older_keeper_is_not_sent_what_it_does_not_know(plain_lab: Lab) -> None:
+    plain_lab.keeper._hello = {**plain_lab.keeper.hello, "version": 1}
+    specs = [plain_lab.spec("a1", Script(), files={"a": "x"}), plain_lab.spec("a2", Script())]
+    refused, started = plain_lab.runner.start_many(specs)
+    assert isinstance(refused, StartRefused) and refused.code == "old"
+    assert started is True
+    assert [held.attempt_id for held in plain_lab.runner.attach()] == ["a2"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.conformance.lab import Lab, boottime
@@ -206,3 +208,26 @@ def test_running_attempts_are_sampled(lab: Lab) -> None:
     lab.printed("a1")
     (sample,) = lab.runner.samples()
     assert sample.attempt_id == "a1" and sample.memory_bytes > 0 and sample.cpu_seconds >= 0
+
+
+FILES = {"config.json": '{"model":"resnet50","snowman":"\u2603"}', "empty": ""}
+
+
+def test_files_come_with_the_job_and_go_with_it(lab: Lab) -> None:
+    lab.runner.start(lab.spec("a1", LONG, files=FILES))
+    lab.printed("a1")
+    folder = Path(lab.runner.files_dir("a1"))
+    assert {path.name: path.read_text("utf-8") for path in folder.iterdir()} == FILES
+    lab.runner.kill("a1", "test")
+    lab.ended("a1")
+    assert not folder.exists()
+    lab.runner.forget(["a1"])
+    lab.run("a2", Script())
+    assert not Path(lab.runner.files_dir("a2")).exists()
+
+
+def test_attempt_with_bad_files_is_not_started(lab: Lab) -> None:
+    with pytest.raises(StartRefused) as refused:
+        lab.runner.start(lab.spec("a1", Script(), files={"../outside": "x"}))
+    assert refused.value.code == "invalid"
+    assert lab.runner.attach() == []

@@ -98,6 +98,13 @@ def add_node(db: Database, name: str, state: str = "ready", cluster: str = "gpu-
 
 
 class TestCreate:
+    def test_a_config_counts_as_it_is_kept(self, ai: Caller) -> None:
+        body = {"job_type": "inference", "image": "a"}
+        assert ai.post("/jobs/", json={**body, "config": {"a": [1e300] * 100}}).status_code == 201
+        for config in ({"a": [1e300] * 4000}, {"a": [1e-300] * 4000}, {"a": "x" * 2**20}):
+            error = refused(ai.post("/jobs/", json={**body, "config": config}), 400, "VALIDATION_ERROR")
+            assert error["details"][0]["field"] == "config"
+
     def test_the_example_of_the_document(self, ai: Caller, bells: Bells) -> None:
         for path in ("/jobs/", "/jobs"):
             answer = ai.post(path, **sent(CREATE_EXAMPLE))
@@ -126,6 +133,18 @@ class TestCreate:
         assert (shown["priority"], shown["config"], shown["resources"]) == (50, None, None)
         answer = ai.post("/jobs/", json={"job_type": "shell", "script": "true"})
         assert answer.status_code == 201
+
+    def test_a_gang_waits_for_nodes_that_start_all_members_together(self, ai: Caller, api: Caller) -> None:
+        for gang, runner in (
+            ({"enabled": True, "min_members": 4}, "gang"),
+            ({"enabled": True, "min_members": 1}, "process"),
+            ({"enabled": False, "min_members": 4}, "process"),
+        ):
+            body = {"job_type": "a", "script": "true", "gang": gang}
+            shown = ai.get(f"/jobs/{ai.post('/jobs/', json=body).json['id']}").json
+            assert (shown["status"], shown["gang"]) == ("queued", gang)
+            job = api.get("/jobs").json[0]["id"]
+            assert api.get(f"/jobs/{job}/explain").json["asks"]["runner"] == runner
 
     @pytest.mark.parametrize("priority", [0, 29, 30, 69, 70, 100])
     def test_every_priority_comes_back(self, ai: Caller, priority: int) -> None:

@@ -277,9 +277,10 @@ class Agent:
         return entry
 
     def _spec(self, one: Assignment, entry: Entry) -> RunSpec:
+        attempt_id, runner = str(one.attempt_id), self._runner
         return run_spec(
-            one, entry.slot, entry.deadline, self._runner.work_dir(str(one.attempt_id)), self._settings.log_cap_bytes,
-            self._confinement.sandbox, self._confinement.network, self._confinement.hide,
+            one, entry.slot, entry.deadline, runner.work_dir(attempt_id), runner.files_dir(attempt_id),
+            self._settings.log_cap_bytes, self._confinement.sandbox, self._confinement.network, self._confinement.hide,
             simulated_gpus=bool(self._settings.simulate_gpus),
         )  # fmt: skip
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import PurePosixPath
 
 from app.domain.job import Assignment
 from workers.runners.base import RunSpec
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+CONFIG = "config.json"
 
 
 def run_spec(
@@ -15,6 +17,7 @@ def run_spec(
     slot: int,
     deadline: float,
     work_dir: str,
+    files_dir: str,
     log_cap_bytes: int,
     sandbox: str,
     network: str,
@@ -24,7 +27,7 @@ def run_spec(
     """The specification of an assignment; `executable` follows when its binary has been fetched.
 
     The environment holds nothing of the agent's own: a basic PATH, HOME and the like, what the user asked for, and
-    last the fabric's variables, which nobody can override.
+    last the fabric's variables, which nobody can override. A configuration comes as a file, never in the environment.
     """
     env = {
         "PATH": PATH,
@@ -39,6 +42,10 @@ def run_spec(
         "CUDA_VISIBLE_DEVICES": ",".join(one.gpu_uuids),
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
+    files = {}
+    if one.config is not None:
+        files[CONFIG] = json.dumps(one.config, separators=(",", ":"))
+        env["CFAB_CONFIG"] = f"{files_dir}/{CONFIG}"
     limited = one.hard_limits
     return RunSpec(
         attempt_id=str(one.attempt_id),
@@ -57,6 +64,7 @@ def run_spec(
         network=network,
         hide=hide,
         gpus=() if simulated_gpus else one.gpu_uuids,
+        files=files,
     )
 
 

@@ -5,11 +5,13 @@ Knows nothing of sockets or of the event loop.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
 from typing import Any
 
+from workers.keeper.files import FILES, remove_files
 from workers.keeper.folders import SPOOL, WORK
 from workers.keeper.notes import Notes
 from workers.keeper.output import Output
@@ -107,6 +109,11 @@ class Attempt:
         """The job's own directory, its working directory."""
         return f"{self.directory}/{WORK}"
 
+    @property
+    def files_dir(self) -> str:
+        """Where the files that came with the job are."""
+        return f"{self.directory}/{FILES}"
+
     def begin_notes(self, boot: str) -> None:
         """Write down what finds this attempt's processes again. Raises OSError."""
         self.notes.begin(
@@ -157,7 +164,7 @@ class Attempt:
             self.gate = None
 
     def close(self) -> None:
-        """Release every descriptor."""
+        """Release every descriptor, and remove the files that came with the job."""
         self.close_gate()
         self.output.close()
         if self.job_pidfd >= 0:
@@ -165,3 +172,6 @@ class Attempt:
         self.job_pidfd = -1
         self.failure()
         self.failure = nothing
+        if self.spec.files:
+            with contextlib.suppress(OSError):
+                remove_files(self.directory)

@@ -12,6 +12,7 @@ import socket
 from workers.keeper import processes
 from workers.keeper.attempt import Attempt
 from workers.keeper.child import Birth
+from workers.keeper.files import write_files
 from workers.keeper.folders import Folders
 from workers.keeper.gate import GATE_SCRIPT
 from workers.keeper.launch import Launcher, missing_program
@@ -39,6 +40,10 @@ class Births:
         """
         spec = attempt.spec
         self._folders.make(attempt.directory, attempt.uid)
+        if spec.files:
+            write_files(attempt.directory, spec.files, attempt.uid)
+            # Their text is on disk now; only that there are some is worth memory for as long as the job runs.
+            attempt.spec = spec = spec._replace(files=dict.fromkeys(spec.files, ""))
         if self._layer is not None and (spec.sandbox != "off" or spec.memory_bytes or spec.cpus_milli):
             limits = Limits(spec.memory_bytes, spec.cpus_milli, spec.pids_max)
             attempt.cgroup = self._layer.create(spec.attempt_id, limits)
@@ -57,7 +62,7 @@ class Births:
             command = [file, *argv[1:]] if file else argv
             argv = bubblewrap_argv(
                 self._bwrap, work=attempt.work_dir, executable=file, hide=spec.hide or [],
-                gpus=spec.gpus or [], network=spec.network,
+                gpus=spec.gpus or [], network=spec.network, files=attempt.files_dir if spec.files else None,
             )  # fmt: skip
             argv, file = [*argv, "/bin/sh", "-c", GATE_SCRIPT, "sh", *command], self._bwrap
         birth = Birth(

@@ -12,6 +12,8 @@ import os
 import time
 from typing import NamedTuple
 
+from workers.keeper.files import remove_files
+
 NOTES = "notes.jsonl"
 SPOOL = "spool"
 WORK = "work"
@@ -99,6 +101,7 @@ class Folders:
         try:
             keep = not survived and len(self._spare) < MOST_SPARE
             kept = self._empty(f"{directory}/{WORK}", work if keep else None)
+            remove_files(directory)
             if printed:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(f"{directory}/{SPOOL}")

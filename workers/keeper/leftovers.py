@@ -16,6 +16,7 @@ from workers.keeper.attempt import (
     Attempt,
     boottime,
 )
+from workers.keeper.files import remove_files
 from workers.keeper.notes import Notes, read_notes
 from workers.keeper.spec import Spec
 from workers.keeper.uid_range import RANGE
@@ -84,6 +85,8 @@ def _ended_attempt(folder: str, record: dict[str, Any]) -> Attempt:
         attempt_id=os.path.basename(folder), argv=[], env={}, deadline=0.0, job_id=str(record.get("job_id", "")),
         attempt=int(record.get("attempt", 0)), member=int(record.get("member", 0)),
     )  # fmt: skip
+    with contextlib.suppress(OSError):
+        remove_files(folder)
     attempt = Attempt(spec, folder, None)
     attempt.record = {key: record.get(key, value) for key, value in BLANK_RECORD.items()}
     return attempt

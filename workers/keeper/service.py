@@ -23,7 +23,7 @@ from workers.keeper.processes import boot_id
 from workers.keeper.spec import BadSpec, parse_spec
 from workers.sandbox.cgroups import CgroupLayer
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 SOCKET_NAME = "keeper.sock"
 READ_BYTES = 256 * 1024
 MAX_LINE_BYTES = 8 * 1024 * 1024

@@ -11,6 +11,10 @@ from typing import Any, NamedTuple
 DEFAULT_LOG_CAP_BYTES = 64 * 1024 * 1024
 DEFAULT_PIDS_MAX = 1024
 ATTEMPT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")
+MAX_FILES = 16
+# However they are escaped on the wire, these and the rest of a spec fit into one line of the keeper's.
+MAX_FILES_BYTES = 2**20
 
 
 class BadSpec(ValueError):
@@ -39,6 +43,7 @@ class Spec(NamedTuple):
     network: str = "host"
     hide: list[str] | None = None
     gpus: list[str] | None = None
+    files: dict[str, str] | None = None
 
 
 _FIELDS = frozenset(Spec._fields)
@@ -68,6 +73,22 @@ def _strings(raw: dict[str, Any], name: str) -> None:
         raise _refuse(name, value, "a list of strings without NUL")
 
 
+def _files(files: object) -> None:
+    """Check what comes with the job. What is in the files is never told: it may be secret."""
+    if files is None:
+        return
+    if not isinstance(files, dict) or not all(isinstance(text, str) for text in files.values()):
+        raise BadSpec("files must be an object of texts")
+    if len(files) > MAX_FILES or not all(FILE_NAME.match(name) for name in files):
+        raise _refuse("files", sorted(files)[: MAX_FILES + 1], f"at most {MAX_FILES} plain names")
+    try:
+        size = sum(len(text.encode()) for text in files.values())
+    except UnicodeEncodeError:
+        raise BadSpec("files must be Unicode without lone surrogates") from None
+    if size > MAX_FILES_BYTES:
+        raise BadSpec(f"files have {size} bytes: at most {MAX_FILES_BYTES} are allowed")
+
+
 def parse_spec(raw: Any) -> Spec:
     """Check a decoded spec and return it. Raises BadSpec naming the first field that is wrong."""
     if not isinstance(raw, dict):
@@ -87,6 +108,7 @@ def parse_spec(raw: Any) -> Spec:
         isinstance(value, str) and name and "=" not in name and "\0" not in name + value for name, value in env.items()
     ):
         raise _refuse("env", env, "an object of strings whose names hold neither '=' nor NUL")
+    _files(raw.get("files"))
     _number(raw, "deadline", optional=False, least=0, whole=False)
     for name, least in (("attempt", 0), ("member", 0), ("pids_max", 1), ("slot", 0), ("log_cap_bytes", 0)):
         _number(raw, name, optional=False, least=least, whole=True)

@@ -17,7 +17,7 @@ class RunnerError(Exception):
 
 
 class StartRefused(RunnerError):
-    """Nothing was started. `code` is one of deadline, slot, sandbox, invalid, io, forgotten, closing."""
+    """Nothing was started. `code` is one of deadline, slot, sandbox, invalid, io, forgotten, closing, old."""
 
     def __init__(self, code: str, message: str) -> None:
         """Keep both."""
@@ -35,7 +35,10 @@ class PrepareCancelled(RunnerError):
 
 @dataclass(frozen=True, slots=True)
 class RunSpec:
-    """One attempt to run. `deadline` is absolute CLOCK_BOOTTIME seconds; the environment is complete."""
+    """One attempt to run. `deadline` is absolute CLOCK_BOOTTIME seconds; the environment is complete.
+
+    `files` (name: text) are for the job to read in `Runner.files_dir` while it runs; nobody else is shown them.
+    """
 
     attempt_id: str
     argv: Sequence[str]
@@ -56,16 +59,20 @@ class RunSpec:
     network: str = "host"
     hide: Sequence[str] = ()
     gpus: Sequence[str] = ()
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def to_wire(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
+        """Return it as plain JSON values; without `files` when there are none, for keepers that know of none."""
         wire = {item.name: getattr(self, item.name) for item in fields(self)}
+        if not self.files:
+            del wire["files"]
         return {
             **wire,
             "argv": list(self.argv),
             "env": dict(self.env),
             "hide": list(self.hide),
             "gpus": list(self.gpus),
+            **({"files": dict(self.files)} if self.files else {}),
         }
 
     def with_executable(self, path: str) -> RunSpec:
@@ -211,6 +218,9 @@ class Runner(Protocol):
 
     def work_dir(self, attempt_id: str) -> str:
         """Return the attempt's working directory, for HOME and the like in its environment."""
+
+    def files_dir(self, attempt_id: str) -> str:
+        """Return where a job finds the files that come with it: the path as the job sees it."""
 
     def samples(self, only: Collection[str] | None = None) -> list[Sample]:
         """Measure the running attempts, or `only` these; those that ended meanwhile are left out."""

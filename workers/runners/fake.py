@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
+from workers.keeper.files import FILES, remove_files, write_files
 from workers.keeper.spec import BadSpec, parse_spec
 from workers.runners.base import (
     Callback,
@@ -241,6 +242,10 @@ class FakeRunner:
         """Return the attempt's directory."""
         return str(self._folder(attempt_id) / "work")
 
+    def files_dir(self, attempt_id: str) -> str:
+        """Return the directory of the files that come with the attempt."""
+        return str(self._folder(attempt_id) / FILES)
+
     def samples(self, only: Collection[str] | None = None) -> list[Sample]:
         """Return one sample per running script (or `only` of these): one core used since its start, 1 MiB."""
         with self._changed:
@@ -284,6 +289,8 @@ class FakeRunner:
         attempt = _FakeAttempt(spec, self._script(spec), next(self._pids), spec.deadline, now, wall, blank)
         self._attempts[spec.attempt_id] = attempt
         (self._folder(spec.attempt_id) / "work").mkdir(parents=True, exist_ok=True)
+        if spec.files:
+            write_files(str(self._folder(spec.attempt_id)), spec.files, None)
         self._events.append(Started(spec.attempt_id, attempt.pid, now, wall))
         script = attempt.script
         if script.spawn_error is not None:
@@ -333,6 +340,7 @@ class FakeRunner:
 
     def _end(self, attempt: _FakeAttempt, exit_code: int | None, number: int | None) -> None:
         attempt.ended = True
+        remove_files(str(self._folder(attempt.spec.attempt_id)))
         now = self._clock.now()
         attempt.record = replace(
             attempt.record, exit_code=exit_code, signal=number, ended_boottime=now, ended_wall=time.time(),

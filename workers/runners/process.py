@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from workers.keeper.files import FILES
 from workers.keeper.spec import BadSpec, parse_spec
 from workers.runners.base import (
     Callback,
@@ -30,6 +31,10 @@ from workers.runners.process_samples import Running, measure
 from workers.sandbox.cgroups import layer_from
 
 log = logging.getLogger(__name__)
+
+FILES_SINCE = 2
+"""The first version of the keeper's protocol that has files."""
+TOO_OLD = "the keeper that runs on this node is older than its agent and knows no files: end it when it is idle"
 
 Fetch = Callable[[RunSpec, Cancelled], RunSpec]
 
@@ -88,11 +93,10 @@ class ProcessRunner:
         """Start several attempts in one exchange."""
         if not specs:
             return []
-        replies = self._client.call_many([{"cmd": "start", "spec": spec.to_wire()} for spec in specs])
-        return [
-            StartRefused(str(reply.get("code")), str(reply["error"])) if "error" in reply else not reply["existing"]
-            for reply in replies
-        ]
+        fit = [not spec.files or int(self._hello.get("version", 1)) >= FILES_SINCE for spec in specs]
+        sent = [{"cmd": "start", "spec": spec.to_wire()} for spec, fits in zip(specs, fit, strict=True) if fits]
+        replies = iter(self._client.call_many(sent) if sent else ())
+        return [_answer(next(replies)) if fits else StartRefused("old", TOO_OLD) for fits in fit]
 
     def stop(self, attempt_id: str, grace_s: float, cause: str) -> None:
         """SIGTERM, and SIGKILL after the grace."""
@@ -124,6 +128,10 @@ class ProcessRunner:
     def work_dir(self, attempt_id: str) -> str:
         """Return the attempt's working directory."""
         return str(self._directory / "attempts" / attempt_id / "work")
+
+    def files_dir(self, attempt_id: str) -> str:
+        """Return the directory of the files that come with the attempt; the same in a sandbox."""
+        return str(self._directory / "attempts" / attempt_id / FILES)
 
     def samples(self, only: Collection[str] | None = None) -> list[Sample]:
         """Measure the running attempts, or `only` these, from their control groups or from /proc."""
@@ -205,6 +213,12 @@ def check_reachable(directory: Path) -> None:
                 f"jobs run as users of their own and cannot reach {directory}: others may not enter {folder}; "
                 f"run `chmod o+x {folder}`, choose another data directory, or run jobs as this user"
             )
+
+
+def _answer(reply: Mapping[str, Any]) -> bool | StartRefused:
+    if "error" in reply:
+        return StartRefused(str(reply.get("code")), str(reply["error"]))
+    return not reply["existing"]
 
 
 def _held(entry: dict[str, Any]) -> Held:

@@ -38,11 +38,12 @@ def bubblewrap_argv(
     hide: Iterable[str] = (),
     gpus: Sequence[str] = (),
     network: str = "host",
+    files: str | None = None,
 ) -> list[str]:
     """Return the command line up to and including `--`; the program and its arguments follow.
 
-    `work` and `executable` have the same paths inside as outside, so that the environment and arguments made for a
-    job hold in both. `hide` are directories of the fabric: what of them would be visible is covered.
+    `work`, `executable` and the directory `files` have the same paths inside as outside, so that the environment and
+    arguments made for a job hold in both. `hide` are directories of the fabric: what would be visible is covered.
     """
     argv = [bwrap, *namespace_options(network)]
     for folder in SYSTEM_DIRS:
@@ -58,6 +59,8 @@ def bubblewrap_argv(
         argv += ["--tmpfs", folder]
     if executable is not None:
         argv += ["--ro-bind", executable, executable]
+    if files is not None:
+        argv += ["--ro-bind", files, files]
     argv += ["--bind", work, work, "--chdir", work, "--remount-ro", "/"]
     return [*argv, "--"]
 

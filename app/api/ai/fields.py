@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -37,13 +38,22 @@ class Quantity(fields.Field[Any]):
         return value
 
 
+def _unwritten(value: Any) -> int:
+    """How much longer the numbers of a JSON value become where they are kept: PostgreSQL writes 1e300 out in full."""
+    if isinstance(value, float):
+        short = repr(value)
+        return max(0, len(f"{Decimal(short):f}") - len(short)) if "e" in short else 0
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(_unwritten, inside))
+
+
 class Config(fields.Dict):
     """A JSON object of any shape, within a size."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         if not isinstance(value, dict):
             raise ma.ValidationError(f"must be an object, not {shown(value)}")
-        size = len(json.dumps(value).encode())
+        size = len(json.dumps(value)) + _unwritten(value)
         if size > MAX_CONFIG_BYTES:
             raise ma.ValidationError(f"has {size} bytes; at most {MAX_CONFIG_BYTES} are allowed")
         return value

@@ -33,11 +33,27 @@ def test_the_agents_spec_and_the_keepers_agree() -> None:
         ("deadline", "soon"), ("deadline", None), ("deadline", float("nan")), ("memory_bytes", 0),
         ("memory_bytes", 1.5), ("memory_bytes", True), ("cpus_milli", -1), ("pids_max", 0), ("slot", -1),
         ("grace_s", None), ("time_limit_s", -1), ("sandbox", "chroot"), ("network", "bridge"), ("log_cap_bytes", -1),
+        ("files", ["a"]), ("files", {"../a": ""}), ("files", {"a/b": ""}), ("files", {"": ""}), ("files", {"a": 1}),
+        ("files", {"a": "x" * (2**20 + 1)}), ("files", {"a": "\ud800"}), ("files", {str(n): "" for n in range(17)}),
     ],
 )  # fmt: skip
 def test_bad_value_is_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(BadSpec, match=field):
         parse_spec({**GOOD, field: value})
+
+
+def test_what_is_in_files_is_not_told() -> None:
+    for files in ({"a": "secret", "b": 1}, {"a": "secret\ud800"}, {"../a": "secret"}):
+        with pytest.raises(BadSpec) as refused:
+            parse_spec({**GOOD, "files": files})
+        assert "secret" not in str(refused.value)
+    assert "secret" not in repr(RunSpec("a-1", ["true"], {}, 5.0, files={"a": "secret"}))
+
+
+def test_files_are_sent_only_where_there_are_some() -> None:
+    assert "files" not in RunSpec("a-1", ["true"], {}, 5.0).to_wire()
+    wire = RunSpec("a-1", ["true"], {}, 5.0, files={"a": "b"}).to_wire()
+    assert parse_spec(wire).files == {"a": "b"}
 
 
 def test_missing_and_unknown_fields_are_named() -> None:

@@ -18,6 +18,12 @@ def test_only_the_work_directory_is_writable() -> None:
     assert argv[-1] == "--"
 
 
+def test_files_of_the_job_are_shown_read_only() -> None:
+    argv = bubblewrap_argv("bwrap", work="/usr/share/w", files="/usr/share/f", hide=["/usr/share"])
+    assert ("/usr/share/f", "/usr/share/f") in pairs(argv, "--ro-bind")
+    assert argv.index("/usr/share") < argv.index("/usr/share/f")
+
+
 def test_covers_come_before_what_is_shown_again() -> None:
     argv = bubblewrap_argv("bwrap", work="/usr/share/w", executable="/usr/share/x", hide=["/usr/share"])
     assert argv.index("/usr/share") < argv.index("/usr/share/x") < argv.index("/usr/share/w")
