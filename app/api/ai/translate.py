@@ -90,7 +90,7 @@ def job_request(asked: Mapping[str, Any], settings: Settings) -> JobRequest:
         priority_class=class_of_percent(asked["priority"]),
         priority=from_percent(asked["priority"]),
         contract="ai",
-        runner="process" if script else "container",
+        runner=_runner(asked),
         image=asked.get("image"),
         script=script,
         command=tuple(asked["command"]),
@@ -102,6 +102,14 @@ def job_request(asked: Mapping[str, Any], settings: Settings) -> JobRequest:
         backoff_multiplier=retry.get("backoff_multiplier", 2.0),
         asked={name: asked[name] for name in _KEPT if name in asked},
     )
+
+
+def _runner(asked: Mapping[str, Any]) -> str:
+    gang = asked.get("gang", {})
+    if gang.get("enabled") and gang.get("min_members", 1) > 1:
+        # All members start together or none: until nodes can, such a job waits and is explained, never run in part.
+        return "gang"
+    return "process" if "script" in asked else "container"
 
 
 _KEPT = ("priority", "resources", "gang", "timeout_seconds", "retry_policy")
