@@ -11,6 +11,7 @@ import pytest
 
 from app.storage.database import Database
 from config.settings import Settings, load_settings
+from tests.engine import TestEngine
 from tests.servers import TestServers
 
 # A shell starts its background jobs with Ctrl-C ignored, and every process that a test starts would inherit that.
@@ -26,6 +27,14 @@ for _name in [name for name in os.environ if name.startswith("CFAB_")]:
 def servers() -> Iterator[TestServers]:
     """The embedded servers of this run, started when first used."""
     running = TestServers()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[TestEngine]:
+    """A Docker Engine of this run's own, started when first used."""
+    running = TestEngine()
     yield running
     running.close()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conformance.lab import Lab, Mode
+from tests.engine import TestEngine, missing
 from workers.sandbox.detect import detect
 
 FAKE = Mode("fake", fake=True)
@@ -23,25 +24,20 @@ SANDBOX_ALONE = Mode("sandbox-without-cgroups", bwrap="bwrap")
 # The ways of birth on machines that `spawn` does not know.
 ZYGOTE = Mode("zygote", uid_base=200_000, births="zygote")
 FORK = Mode("fork", births="fork")
+CONTAINERS = Mode("containers", engine="auto")
 PROCESS_MODES = (PLAIN, SLOT_USERS, CGROUPS, SANDBOX, SANDBOX_ALONE, ZYGOTE, FORK)
-
-
-def _missing(reason: str) -> None:
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"CI must test this: {reason}")
-    pytest.skip(reason)
 
 
 def available(mode: Mode) -> Mode:
     """Return the mode completed for this host; skip the test (fail it in CI) where the host lacks it."""
     root = os.geteuid() == 0
     if mode.uid_base is not None and not root:
-        _missing("jobs get users of their own only when the tests run as root")
+        missing("jobs get users of their own only when the tests run as root")
     plan = detect("preferred" if mode.bwrap else "off")
     if mode.cgroups == "auto" and plan.cgroups is None:
-        _missing("no writable control groups (run as root, or with Delegate=yes)")
+        missing("no writable control groups (run as root, or with Delegate=yes)")
     if mode.bwrap and plan.bwrap is None:
-        _missing("; ".join(plan.warnings))
+        missing("; ".join(plan.warnings))
     sandbox_uid = 200_000 if root else None
     return replace(mode, uid_base=sandbox_uid if mode.bwrap else mode.uid_base, bwrap=plan.bwrap)
 
@@ -56,17 +52,21 @@ def node_directory() -> Iterator[Path]:
 
 
 def _lab(mode: Mode, directory: Path) -> Iterator[Lab]:
-    lab = Lab(mode if mode.fake else available(mode), directory)
+    lab = Lab(mode if mode.fake or mode.engine else available(mode), directory)
     try:
         yield lab
     finally:
         lab.close()
 
 
-@pytest.fixture(params=(FAKE, *PROCESS_MODES), ids=lambda mode: mode.name)
+@pytest.fixture(params=(FAKE, *PROCESS_MODES, CONTAINERS), ids=lambda mode: mode.name)
 def lab(request: pytest.FixtureRequest, node_directory: Path) -> Iterator[Lab]:
     """Every runner, in every mode."""
-    yield from _lab(request.param, node_directory)
+    mode: Mode = request.param
+    if mode.engine:
+        engine: TestEngine = request.getfixturevalue("docker_engine")
+        mode = replace(mode, engine=engine.socket)
+    yield from _lab(mode, node_directory)
 
 
 @pytest.fixture(params=PROCESS_MODES, ids=lambda mode: mode.name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.conformance.lab import Lab, boottime
@@ -216,14 +214,14 @@ FILES = {"config.json": '{"model":"resnet50","snowman":"\u2603"}', "empty": ""}
 def test_files_come_with_the_job_and_go_with_it(lab: Lab) -> None:
     lab.runner.start(lab.spec("a1", LONG, files=FILES))
     lab.printed("a1")
-    folder = Path(lab.runner.files_dir("a1"))
+    folder = lab.files_folder("a1")
     assert {path.name: path.read_text("utf-8") for path in folder.iterdir()} == FILES
     lab.runner.kill("a1", "test")
     lab.ended("a1")
     assert not folder.exists()
     lab.runner.forget(["a1"])
     lab.run("a2", Script())
-    assert not Path(lab.runner.files_dir("a2")).exists()
+    assert not lab.files_folder("a2").exists()
 
 
 def test_attempt_with_bad_files_is_not_started(lab: Lab) -> None:

@@ -86,6 +86,7 @@ class ExitRecord:
 
     A signal is never folded into the exit code. `oom` stands beside both: a killed child can leave a parent that
     exits 0. `survivors` counts processes that SIGKILL did not end within ten seconds. Wall times are Unix seconds.
+    `node_fault` says why the node could not run it: nothing of it ran then. `image_digest` is its image's, by registry.
     """
 
     attempt_id: str
@@ -109,6 +110,8 @@ class ExitRecord:
     truncated_bytes: int = 0
     survivors: int = 0
     spawn_error: str | None = None
+    node_fault: str | None = None
+    image_digest: str | None = None
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> ExitRecord:

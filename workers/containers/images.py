@@ -1,0 +1,200 @@
+"""Images: a name resolved to a digest, the image brought to this host, and old ones removed.
+
+Tells apart what is wrong with an image (it will never run) from what is wrong with a registry or this host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from workers.containers.engine import Engine, EngineError, registry_header
+from workers.containers.reference import Reference
+
+RESOLVE_TIMEOUT_S = 60.0
+PULL_IDLE_S = 300.0
+TELL_EVERY_S = 2.0
+_MIB = 1 << 20
+_REFUSALS = re.compile(
+    r"manifest unknown|not found|does not exist|access denied|unauthorized|authentication required|no basic auth"
+    r"|no matching manifest|invalid reference|invalid checksum|unsupported|name unknown",
+    re.IGNORECASE,
+)
+_FAULTS = re.compile(
+    r"dial tcp|connection re|timeout|timed out|no such host|i/o|no space left|eof|toomanyrequests|tls", re.IGNORECASE
+)
+
+Say = Callable[[str], None]
+
+
+class ImageRefused(Exception):
+    """The image cannot be had, and trying again will not help."""
+
+
+class ImageUnavailable(Exception):
+    """The image cannot be had now: its registry is away, or this host is in trouble."""
+
+
+class PullCancelled(Exception):
+    """Nobody wants the image any more."""
+
+
+class Image(NamedTuple):
+    """An image on this host: its id, the registry's digest (None for one that never was in a registry), its name."""
+
+    id: str
+    digest: str | None
+    name: str
+
+
+class Images:
+    """The images of one engine; remembers which it has brought, and removes only those."""
+
+    def __init__(self, engine: Engine, memory_path: str, max_bytes: int) -> None:
+        """Keep at most `max_bytes` of images brought here, as far as no container needs them."""
+        self._engine = engine
+        self._path = memory_path
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._used: dict[str, float] = {}
+        with contextlib.suppress(OSError, ValueError):
+            with open(memory_path, encoding="utf-8") as file:
+                self._used = {str(name): float(at) for name, at in json.load(file).items()}
+
+    def bring(
+        self,
+        reference: Reference,
+        pull: str,
+        credentials: Mapping[str, str] | None,
+        say: Say,
+        cancelled: Callable[[], bool],
+    ) -> Image:
+        """Return the image, on this host. `pull` is always (a tag is looked up each time), missing, or never.
+
+        Raises ImageRefused, ImageUnavailable, PullCancelled.
+        """
+        local = self._local(reference.name, reference) if reference.digest or pull != "always" else None
+        if local is not None:
+            return self._noted(local)
+        if pull == "never":
+            raise ImageRefused(f"image {reference.name} is not on this node, and this node pulls none")
+        digest = reference.digest or self._resolve(reference, credentials)
+        name = reference.pinned(digest)
+        local = self._local(name, reference)
+        pulled = local is None
+        if local is None:
+            self._pull(reference, digest, credentials, say, cancelled)
+            local = self._local(name, reference)
+        if local is None:
+            raise ImageUnavailable(f"image {name} was pulled and is not there")
+        return self._noted(Image(local.id, digest, name), pulled)
+
+    def _local(self, name: str, reference: Reference) -> Image | None:
+        try:
+            found = self._engine.call("GET", f"/images/{name}/json")
+        except EngineError as exc:
+            if exc.status == 404:
+                return None
+            raise ImageUnavailable(f"the Docker Engine cannot tell about image {name}: {exc}") from exc
+        digests = [one.partition("@") for one in found.get("RepoDigests") or []]
+        ours = [digest for repository, _, digest in digests if repository == reference.repository]
+        return Image(found["Id"], reference.digest or (ours[0] if ours else None), name)
+
+    def _resolve(self, reference: Reference, credentials: Mapping[str, str] | None) -> str:
+        headers = registry_header(credentials)
+        path = f"/distribution/{reference.name}/json"
+        try:
+            found = self._engine.call("GET", path, headers=headers, timeout_s=RESOLVE_TIMEOUT_S)
+        except EngineError as exc:
+            raise _trouble(reference.name, exc.status, str(exc)) from exc
+        return str(found["Descriptor"]["digest"])
+
+    def _pull(
+        self,
+        reference: Reference,
+        digest: str,
+        credentials: Mapping[str, str] | None,
+        say: Say,
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self.trim()
+        name = reference.pinned(digest)
+        say(f"pulling image {reference.name} ({digest})" if reference.digest is None else f"pulling image {name}")
+        query = {"fromImage": reference.repository, "tag": digest}
+        started = told = time.monotonic()
+        layers: dict[str, tuple[int, int]] = {}
+        try:
+            for line in self._engine.lines("POST", "/images/create", query, registry_header(credentials), PULL_IDLE_S):
+                if cancelled():
+                    raise PullCancelled(f"pulling {name} was given up")
+                if "error" in line:
+                    raise _trouble(name, 0, str(line["error"]))
+                _count(layers, line)
+                if time.monotonic() - told > TELL_EVERY_S and layers:
+                    told = time.monotonic()
+                    done, size = (sum(pair[at] for pair in layers.values()) // _MIB for at in (0, 1))
+                    say(f"pulling image: {done} of {size} MiB of {len(layers)} layers")
+        except EngineError as exc:
+            raise _trouble(name, exc.status, str(exc)) from exc
+        say(f"pulled image in {time.monotonic() - started:.1f} s")
+
+    def _noted(self, image: Image, pulled: bool = False) -> Image:
+        with self._lock:
+            # What was here before is the operator's: it is used, and never removed.
+            if pulled or image.name in self._used:
+                self._used[image.name] = time.time()
+                self._save()
+        return image
+
+    def trim(self) -> None:
+        """Remove the images brought here that were used longest ago, until the rest fits. Never raises."""
+        with contextlib.suppress(EngineError, KeyError, TypeError), self._lock:
+            sizes = {name: int(one["Size"]) for one in self._listed() for name in one.get("RepoDigests") or []}
+            self._used = {name: at for name, at in self._used.items() if name in sizes}
+            total = sum(sizes[name] for name in self._used)
+            for name in sorted(self._used, key=self._used.__getitem__):
+                if total <= self._max_bytes:
+                    break
+                try:
+                    self._engine.call("DELETE", f"/images/{name}")
+                except EngineError as exc:
+                    if exc.status != 404:
+                        # 409: a container needs it.
+                        continue
+                total -= sizes[name]
+                del self._used[name]
+            self._save()
+
+    def _listed(self) -> list[dict[str, Any]]:
+        return list(self._engine.call("GET", "/images/json"))
+
+    def _save(self) -> None:
+        with contextlib.suppress(OSError):
+            with open(f"{self._path}.new", "w", encoding="utf-8") as file:
+                json.dump(self._used, file)
+            os.replace(f"{self._path}.new", self._path)
+
+
+def _count(layers: dict[str, tuple[int, int]], line: Mapping[str, Any]) -> None:
+    detail = line.get("progressDetail") or {}
+    if line.get("status") == "Downloading" and detail.get("total"):
+        layers[str(line.get("id"))] = int(detail.get("current", 0)), int(detail["total"])
+    elif line.get("status") == "Download complete" and line.get("id") in layers:
+        size = layers[str(line["id"])][1]
+        layers[str(line["id"])] = size, size
+
+
+def _trouble(name: str, status: int, message: str) -> Exception:
+    """What an engine's refusal to resolve or pull means."""
+    text = f"image {name} cannot be pulled: {message}"
+    if _FAULTS.search(message):
+        return ImageUnavailable(text)
+    if status in (400, 401, 403, 404) or _REFUSALS.search(message):
+        return ImageRefused(text)
+    return ImageUnavailable(text)
