@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from app.api.contract import Contract
-from app.api.gpu import routes
+from app.api.gpu import event_routes, routes
 from app.api.gpu.blueprint import beside, blueprint
 from app.api.gpu.schemas import ErrorShown
 from app.api.gpu.translate import GpuErrorForm
 
-ROUTES = (routes,)
+ROUTES = (routes, event_routes)
 """The modules that add the contract's routes to its blueprints when they are imported."""
 
 CONTRACT = Contract(

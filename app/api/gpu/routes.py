@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from uuid import UUID
 
 from flask import Response, request
 
 from app.api.answers import json_answer
-from app.api.auth import ADMIN, OPERATOR, USER, always, needs, principal, public
+from app.api.auth import ADMIN, OPERATOR, USER, always, needs, public
 from app.api.gpu import schemas, translate
 from app.api.gpu.blueprint import beside, blueprint
+from app.api.gpu.whose import owner_of, tenant_asked
 from app.api.hub import hub
 from app.api.idempotency import idempotency_key
 from app.api.limits import UNLIMITED, limited
 from app.api.stopping import answer_stop
 from app.api.submission import answer_submit
-from app.domain.errors import NotFound, Unavailable
-from app.domain.tenant import Tenant, Usage
+from app.domain.errors import Unavailable
+from app.domain.tenant import Usage
 from app.services import clusters, inspect, queue, statistics, tenants
 
 
@@ -30,7 +30,7 @@ from app.services import clusters, inspect, queue, statistics, tenants
 @blueprint.doc(summary="Submit a job")
 def submit_job(asked: Mapping[str, Any]) -> Response:
     """Makes a job durable and pending. A job beyond what its tenant has left waits; one beyond its quota is refused."""
-    tenant = _tenant(asked.get("tenant_id"), ADMIN)
+    tenant = tenant_asked(asked.get("tenant_id"), ADMIN)
     wanted = [translate.job_request(asked, tenant, hub().settings)]
     return answer_submit(
         tenant.id, wanted, idempotency_key(request), lambda jobs: (201, translate.submitted(jobs[0].id))
@@ -43,7 +43,7 @@ def submit_job(asked: Mapping[str, Any]) -> Response:
 @blueprint.doc(summary="List jobs")
 def list_jobs(asked: Mapping[str, Any]) -> Response:
     """Newest first, with the exact number of all that match; operators may name any tenant."""
-    tenant = _tenant(asked.get("tenant_id"), OPERATOR)
+    tenant = tenant_asked(asked.get("tenant_id"), OPERATOR)
     wanted = translate.job_filter(asked)
     details, total = inspect.list_details(hub().db, tenant.id, wanted, asked["limit"], asked["offset"])
     return json_answer({"jobs": [translate.listed(detail) for detail in details], "total": total})
@@ -56,7 +56,7 @@ def list_jobs(asked: Mapping[str, Any]) -> Response:
 def show_job(job_id: str) -> Response:
     """State, place in the queue, and what the last attempt was given."""
     db, identity = hub().db, translate.parse_job_id(job_id)
-    tenant_id = _owner(identity, OPERATOR)
+    tenant_id = owner_of(identity, OPERATOR)
     detail = inspect.job_detail(db, tenant_id, identity, output_cap=0)
     position = queue.position(db, tenant_id, identity).position
     wait_s = statistics.expected_wait_s(db, detail.spec.effective_class, position)
@@ -72,7 +72,7 @@ def cancel_job(job_id: str) -> Response:
     """The job ends in cancelled; a running one gets SIGTERM, a grace, SIGKILL."""
     identity = translate.parse_job_id(job_id)
     told = {"message": "Job cancelled successfully"}
-    return answer_stop(identity, lambda _job: told, tenant_id=_owner(identity, ADMIN))
+    return answer_stop(identity, lambda _job: told, tenant_id=owner_of(identity, ADMIN))
 
 
 @blueprint.route("/tenants", methods=["POST"])
@@ -113,20 +113,3 @@ def show_health() -> Response:
 
 
 beside.add_url_rule("/health", "show_health", show_health, methods=["GET"])
-
-
-def _owner(job_id: UUID, role: str) -> UUID:
-    """The tenant for which the caller asks about a job: the job's, for callers with `role`, else their own."""
-    caller = principal()
-    return caller.tenant_id if caller.roles.isdisjoint({role, ADMIN}) else inspect.owner_of(hub().db, job_id)
-
-
-def _tenant(name: str | None, role: str) -> Tenant:
-    """The tenant that is named, or the caller's own. Another's is for callers with `role`; to others it is unknown."""
-    db, caller = hub().db, principal()
-    if name is None:
-        return tenants.get(db, caller.tenant_id)
-    found = tenants.find(db, translate.tenant_key(name))
-    if found is None or (found.id != caller.tenant_id and caller.roles.isdisjoint({role, ADMIN})):
-        raise NotFound("Tenant not found", tenant=name[:100])
-    return found

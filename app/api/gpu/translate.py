@@ -151,7 +151,7 @@ def shown(detail: JobDetail, position: int, wait_s: float) -> dict[str, Any]:
     return {
         "job_id": shown_id(JOB, job.id),
         "state": STATE[job.phase],
-        "message": _message(job, None if last is None else last.reason),
+        "message": message_of(job, None if last is None else last.reason),
         "allocated_gpus": [] if last is None else list(last.gpu_uuids),
         "node_name": "" if last is None else last.executor_id,
         "queue_position": position,
@@ -165,7 +165,8 @@ def shown(detail: JobDetail, position: int, wait_s: float) -> dict[str, Any]:
     }
 
 
-def _message(job: JobView, ended_because: str | None) -> str:
+def message_of(job: JobView, ended_because: str | None) -> str:
+    """Why the job waits or failed; empty otherwise."""
     if job.state == JobState.PENDING:
         return job.message or (job.reason if job.reason and job.reason != "new" else "")
     if job.state != JobState.FAILED:

@@ -19,13 +19,12 @@ from app.api.jobs.event_schemas import EventsAsked, EventsFollowed, EventsShown,
 from app.api.jobs.event_translate import page_shown, told
 from app.api.jobs.translate import parse_job_id
 from app.api.limits import limited
-from app.api.live.event_feed import EventFeed, JobEventFeed
+from app.api.live.event_feed import EventFeed, JobEventFeed, end_of_job, place_asked
 from app.domain.errors import NotFound
 from app.services import events, inspect, tenants
-from app.services.events import Cursor, Page
+from app.services.events import Page
 
 EVERYONE = "*"
-NOW = "now"
 _EVENTS = "text/event-stream"
 _STREAM, _JOB_STREAM = "/events/stream", "/jobs/<job_id>/events/stream"
 _LAST_ID = {"in": "header", "name": "Last-Event-ID", "schema": {"type": "string"}}
@@ -42,7 +41,7 @@ _LAST_ID = {"in": "header", "name": "Last-Event-ID", "schema": {"type": "string"
 def list_events(asked: Mapping[str, Any]) -> Response:
     """Go on with `next` and you miss no event, however late a change becomes certain."""
     tenant_id, job_id = tenant_asked(asked.get("tenant")), _job_asked(asked)
-    cursor = _place(asked["after"])
+    cursor = place_asked(asked["after"])
     if cursor is None:
         return json_answer(page_shown(Page([], events.now(hub().db))))
     page = events.after(hub().db, tenant_id, cursor, asked["limit"], job_id, asked.get("type"))
@@ -58,9 +57,9 @@ def list_events(asked: Mapping[str, Any]) -> Response:
 def list_job_events(asked: Mapping[str, Any], job_id: str) -> Response:
     """The job's history from its submit on. Events are kept for fewer days than jobs."""
     identity, tenant_id = parse_job_id(job_id), principal().tenant_id
-    cursor = _place(asked["after"])
+    cursor = place_asked(asked["after"])
     if cursor is None:
-        return json_answer(page_shown(Page([], _end_of(tenant_id, identity))))
+        return json_answer(page_shown(Page([], end_of_job(hub().db, tenant_id, identity))))
     return json_answer(page_shown(events.of_job_after(hub().db, tenant_id, identity, cursor, asked["limit"])))
 
 
@@ -115,7 +114,7 @@ Blueprint.add_url_rule(blueprint, _JOB_STREAM, "speak_job_events", speak_job_eve
 def _feed(asked: Mapping[str, Any], after: str, name: str) -> EventFeed:
     """The feed of what was asked; refuses before the stream begins."""
     shared, tenant_id = hub(), tenant_asked(asked.get("tenant"))
-    cursor = _place(after, name)
+    cursor = place_asked(after, name)
     return EventFeed(shared.db, shared.live.reads, tenant_id, cursor, told, _job_asked(asked), asked.get("type"))
 
 
@@ -123,14 +122,8 @@ def _job_feed(job_id: str, after: str, name: str) -> JobEventFeed:
     """The feed of one job. Raises NotFound before the stream begins."""
     shared, caller, identity = hub(), principal(), parse_job_id(job_id)
     inspect.get_job(shared.db, caller.tenant_id, identity)
-    cursor = _place(after, name) or _end_of(caller.tenant_id, identity)
+    cursor = place_asked(after, name) or end_of_job(hub().db, caller.tenant_id, identity)
     return JobEventFeed(shared.db, shared.live.reads, caller.tenant_id, identity, cursor, told)
-
-
-def _end_of(tenant_id: UUID, job_id: UUID) -> Cursor:
-    """The place behind the job's last event."""
-    last = events.of_job(hub().db, tenant_id, job_id, limit=1)
-    return last[-1].cursor if last else events.START
 
 
 def tenant_asked(named: str | None) -> UUID | None:
@@ -152,8 +145,3 @@ def tenant_asked(named: str | None) -> UUID | None:
 def _job_asked(asked: Mapping[str, Any]) -> UUID | None:
     """The job of the filter; a foreign one has no events for the caller."""
     return parse_job_id(asked["job_id"]) if "job_id" in asked else None
-
-
-def _place(text: str, name: str = "after") -> Cursor | None:
-    """The place that a caller names; None is the end of the feed."""
-    return None if text == NOW else events.parse_cursor(text, name)

@@ -20,6 +20,8 @@ from app.services.watch import Subscription, Watch
 from app.storage.database import Database
 
 AT_A_TIME = 200
+NOW = "now"
+"""The place behind all that has happened, as callers name it."""
 
 
 @dataclass(frozen=True)
@@ -119,3 +121,14 @@ class JobEventFeed:
         # The job first: an end that is seen here has its event in the page.
         job = inspect.get_job(self._db, self._tenant_id, self._job_id)
         return job, events.of_job_after(self._db, self._tenant_id, self._job_id, cursor, AT_A_TIME)
+
+
+def place_asked(text: str, name: str = "after") -> Cursor | None:
+    """The place that a caller names; None is the end of the feed. Raises Invalid, naming the field `name`."""
+    return None if text == NOW else events.parse_cursor(text, name)
+
+
+def end_of_job(db: Database, tenant_id: UUID, job_id: UUID) -> Cursor:
+    """The place behind the job's last event. Raises NotFound."""
+    last = events.of_job(db, tenant_id, job_id, limit=1)
+    return last[-1].cursor if last else events.START
