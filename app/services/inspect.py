@@ -51,9 +51,9 @@ def owner_of(db: Database, job_id: UUID) -> UUID:
     """The tenant of a job, for callers who may act for any. Raises NotFound."""
     with db.transaction("read") as tx:
         row = jobs.job_view(tx, job_id)
-    if row is None:
+        tenant_id: UUID | None = tracked.owner_of(tx, job_id) if row is None else row.tenant_id
+    if tenant_id is None:
         raise NotFound("Job not found", job_id=str(job_id))
-    tenant_id: UUID = row.tenant_id
     return tenant_id
 
 

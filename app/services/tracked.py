@@ -114,6 +114,12 @@ def detail(tx: Tx, tenant_id: UUID, job_id: UUID) -> JobDetail | None:
     return None if row is None else JobDetail(_as_job(row), _NO_SPEC, ())
 
 
+def owner_of(tx: Tx, job_id: UUID) -> UUID | None:
+    """The tenant of a tracked job; None when there is none of this id."""
+    found = tracked.by_ids(tx, [job_id])
+    return found[0].tenant_id if found else None
+
+
 def _as_job(row: Row) -> JobView:
     return JobView(
         id=row.id,

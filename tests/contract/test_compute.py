@@ -23,7 +23,7 @@ UNKNOWN = "6f0f2a52-6a30-4a8f-8f0b-3f0f3ad2b111"
 JOB_ID = re.compile(r"job_[0-9a-f]{32}")
 SHOWN = {
     "job_id", "state", "image", "cmd", "cpu", "mem_gib", "env", "created_at", "started_at", "finished_at", "exit_code",
-    "signal", "state_detail", "reason", "message", "attempt", "node", "stop_reason",
+    "signal", "state_detail", "reason", "message", "attempt", "node", "stop_reason", "external_id",
 }  # fmt: skip
 
 

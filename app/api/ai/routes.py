@@ -21,6 +21,7 @@ from app.api.stopping import answer_stop
 from app.api.submission import answer_submit
 from app.domain.errors import StateConflict
 from app.domain.phase import Phase
+from app.domain.states import JobState
 from app.services import inspect, queue
 
 AT = "/ai/api/v1"
@@ -66,9 +67,10 @@ def show_job(job_id: str) -> Response:
     """What was asked, as it was asked, and what became of it."""
     db, tenant_id, identity = hub().db, principal().tenant_id, translate.parse_job_id(job_id)
     detail = inspect.job_detail(db, tenant_id, identity, output_cap=0)
-    place = queue.position(db, tenant_id, identity)
+    waits = detail.job.state == JobState.PENDING and detail.job.ready
+    place = queue.position(db, tenant_id, identity).position if waits else 0
     logs_url = f"{shown_prefix(AT)}/jobs/{shown_id(translate.PREFIX, identity)}/logs"
-    return json_answer(translate.detailed(detail, place.position, logs_url))
+    return json_answer(translate.detailed(detail, place, logs_url))
 
 
 @blueprint.route("/jobs/<job_id>", methods=["DELETE"], tags=["jobs"])

@@ -136,6 +136,7 @@ class JobShown(JobListed):
     signal = fields.Integer(allow_none=True)
     message = fields.String(allow_none=True)
     queue_position = fields.Integer()
+    external_id = fields.String(allow_none=True, metadata={"description": "A tracked job's id at its reporter."})
     effective_priority = fields.Integer(metadata={"description": "What counts after the cap of the tenant's tier."})
 
 

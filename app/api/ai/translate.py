@@ -187,6 +187,7 @@ def detailed(detail: JobDetail, position: int, logs_url: str) -> dict[str, Any]:
         "signal": job.signal,
         "message": job.message or None,
         "queue_position": position,
+        "external_id": job.external_id,
         "effective_priority": to_percent(spec.effective_priority),
     }
 

@@ -93,6 +93,7 @@ class JobShown(JobSummary):
     attempt = fields.Integer()
     node = fields.String(allow_none=True)
     stop_reason = fields.String(allow_none=True)
+    external_id = fields.String(allow_none=True, metadata={"description": "A tracked job's id at its reporter."})
 
 
 class JobList(ma.Schema):

@@ -118,4 +118,5 @@ def detailed(job: JobView, spec: SpecView) -> dict[str, Any]:
         "attempt": job.attempt,
         "node": job.executor_id,
         "stop_reason": job.stop_reason,
+        "external_id": job.external_id,
     }
