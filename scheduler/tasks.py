@@ -31,6 +31,7 @@ def make_tasks(db: Database, settings: Settings) -> dict[str, Task]:
         task.name: task
         for task in (
             Task("reap", tick, lambda: recover.reap(db, settings)),
+            Task("drain", tick, lambda: recover.end_drains(db)),
             Task("promote", tick, lambda: recover.promote(db)),
             Task("sweep", tick, lambda: recover.sweep(db)),
             Task("stats", 2 * tick, lambda: recover.fold_stats(db)),
@@ -43,10 +44,15 @@ def make_tasks(db: Database, settings: Settings) -> dict[str, Task]:
 
 
 def perform(task: Task, ringer: Ringer) -> Pass:
-    """Runs a task and rings for what became ready. Another run of it at the same time makes this one do nothing."""
+    """Runs a task, rings for what became ready, and wakes nodes that have something to stop.
+
+    Another run of it at the same time makes this one do nothing.
+    """
     done = task.run()
     if done.ran:
         ringer.ring_all(done.ready)
+        for node in done.wake:
+            ringer.wake_node(node)
         for problem in done.detail.get("alerts", ()):
             log.error("%s: %s", task.name, problem)
         if done.detail.get("waits"):

@@ -137,6 +137,21 @@ class Client:
         changed: dict[str, Any] = self._json("PATCH", _tenant_path(name_or_id), json=dict(changes))
         return changed
 
+    def nodes(self, **options: str | None) -> list[dict[str, Any]]:
+        """All nodes by cluster and name; options: state, label (NAME=VALUE)."""
+        found: list[dict[str, Any]] = self._json("GET", "/nodes", params=_given(options))
+        return found
+
+    def node(self, name: str) -> dict[str, Any]:
+        """One node with the jobs it holds."""
+        shown: dict[str, Any] = self._json("GET", _node_path(name))
+        return shown
+
+    def change_node(self, method: str, name: str, below: str = "", **body: Any) -> dict[str, Any]:
+        """Drain (POST, /drain), resume (POST, /resume) or change a node or its GPU (PATCH); the node as it is then."""
+        changed: dict[str, Any] = self._json(method, _node_path(name) + below, json=body)
+        return changed
+
     def log_lines(self, job_id: str, **options: str | None) -> dict[str, Any]:
         """The log so far as `{"lines": […]}`; options: tail, stream, attempt, timestamps."""
         lines: dict[str, Any] = self._json(
@@ -247,6 +262,9 @@ class Client:
             )
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader) as exc:
             raise Failure(ExitCode.USAGE, f"cannot ask {url}: {exc}") from exc
+        except requests.exceptions.InvalidJSONError as exc:
+            # nan and inf are numbers to Python, but JSON has no word for them.
+            raise Failure(ExitCode.USAGE, f"cannot be sent: {exc}; give finite numbers") from exc
         except requests.RequestException as exc:
             raise self._unreachable(exc) from exc
         with answer:
@@ -322,6 +340,10 @@ def _path(job_id: str) -> str:
 
 def _tenant_path(name_or_id: str) -> str:
     return "/tenants/" + quote(name_or_id, safe="")
+
+
+def _node_path(name: str) -> str:
+    return "/nodes/" + quote(name, safe="")
 
 
 def _given(options: Mapping[str, str | None]) -> dict[str, str]:

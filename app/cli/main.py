@@ -24,6 +24,7 @@ _USE: Mapping[str, tuple[str, str]] = {
     "wait": ("app.cli.wait:command", "Wait until a job has ended."),
     "stop": ("app.cli.stop:command", "Stop a job, pending or running."),
     "cancel": ("app.cli.cancel:command", "Cancel a job that has not started."),
+    "nodes": ("app.cli.nodes:command", "List, show, drain, resume and label nodes; take GPUs out and in."),
     "tenant": ("app.cli.tenant:command", "Make, list, show and change tenants and their quotas."),
 }
 _ROLES: Mapping[str, tuple[str, str]] = {

@@ -37,13 +37,14 @@ class Resources:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU of a node; `model` is its name as NVML gives it, `healthy` is false when taken out."""
+    """One GPU of a node; `model` is its name as NVML gives it, `healthy` is false when taken out, `reason` says why."""
 
     uuid: str
     model: str
     memory_bytes: int
     index: int = 0
     healthy: bool = True
+    reason: str = ""
 
     def suits(self, need: Resources) -> bool:
         """Whether the GPU has the memory and the model that `need` names (a part of the name, any case)."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from app.storage import nodes as stored
+from app.storage.claims import gpus_of
 from app.storage.database import Database, Row
 
 SHOWN_FOR_S = 86_400.0
@@ -53,14 +54,13 @@ def clusters(db: Database) -> list[ClusterView]:
 
 
 def _view(row: Row) -> NodeView:
-    healthy: list[Mapping[str, str]] = [gpu for gpu in row.gpus if gpu.get("healthy", True)]
     held = set(row.held)
     return NodeView(
         name=row.id,
         cluster=row.cluster,
         state=row.state,
         gpus=len(row.gpus),
-        free_gpus=sum(gpu["uuid"] not in held for gpu in healthy),
+        free_gpus=sum(gpu.healthy and gpu.uuid not in held for gpu in gpus_of(row)),
         gpu_models=tuple(gpu["model"] for gpu in row.gpus),
         cpus_milli=row.cpus_milli,
         free_cpus_milli=max(0, row.cpus_milli - row.used_cpus),

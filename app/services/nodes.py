@@ -53,14 +53,29 @@ class Orphan:
 
 
 @dataclass(frozen=True)
+class Drain:
+    """An operator's order to empty a node; `over`: its deadline has passed, and what still runs is to be stopped."""
+
+    reason: str
+    by: str
+    deadline: datetime | None
+    over: bool
+
+
+@dataclass(frozen=True)
 class Renewal:
-    """The answer to a renewal: what to kill, what to hand back, what to stop (cause and grace), whether to drain."""
+    """The answer to a renewal: what to kill, what to hand back, what to stop (cause and grace), its drain if any."""
 
     renewed: frozenset[UUID]
     lost: frozenset[UUID]
     orphans: Sequence[Orphan]
     stops: Mapping[UUID, tuple[StopCause, float]]
-    draining: bool
+    drain: Drain | None = None
+
+    @property
+    def draining(self) -> bool:
+        """Whether the node takes nothing more."""
+        return self.drain is not None
 
 
 @dataclass(frozen=True)
@@ -108,14 +123,22 @@ def register(db: Database, offer: NodeOffer, lease_s: float) -> Registration:
     return Registration(incarnation, same)
 
 
-def renew(db: Database, node_id: str, incarnation: UUID, held: Sequence[Held], lease_s: float) -> Renewal:
+def renew(
+    db: Database,
+    node_id: str,
+    incarnation: UUID,
+    held: Sequence[Held],
+    lease_s: float,
+    gpus: Sequence[Mapping[str, Any]] | None = None,
+) -> Renewal:
     """Extends the leases of `held` by `lease_s` from database time, and says where node and database differ.
 
-    A claim that is under way looks like an orphan: the caller must hold none, or wait for a second answer.
-    Raises StaleIncarnation when a newer agent has this node's name: then stop, and touch no job.
+    `gpus` replaces what the node's row says about its GPUs; None leaves it. A claim that is under way looks like an
+    orphan: the caller must hold none, or wait for a second answer. Raises StaleIncarnation when a newer agent
+    has this node's name: then stop, and touch no job.
     """
     with db.transaction("renew") as tx:
-        node = stored.see(tx, node_id, incarnation)
+        node = stored.see(tx, node_id, incarnation, gpus)
         if node is None:
             raise StaleIncarnation(node=node_id)
         order = sorted(held, key=lambda h: h.attempt_id)
@@ -131,14 +154,19 @@ def renew(db: Database, node_id: str, incarnation: UUID, held: Sequence[Held], l
             for r in rows
             if r.attempt_id in renewed and r.stop_cause is not None
         },
-        draining=node.state == "draining",
+        drain=_drain(node) if node.state == "draining" else None,
     )
 
 
+def _drain(node: Any) -> Drain:
+    return Drain(node.drain_reason or "", node.drain_by or "", node.drain_deadline, node.drain_over)
+
+
 def set_draining(db: Database, node_id: str, draining: bool) -> None:
-    """A draining node claims nothing more. Raises NotFound."""
+    """A draining node claims nothing more, and what it runs goes on. Raises NotFound."""
     with db.transaction("drain") as tx:
-        if not stored.set_state(tx, node_id, "draining" if draining else "ready"):
+        known = stored.drain(tx, node_id, "", "", None) if draining else stored.resume(tx, node_id, 3600.0)
+        if not known:
             raise NotFound(f"There is no node {node_id!r}.", node=node_id)
 
 

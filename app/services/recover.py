@@ -30,12 +30,13 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Pass:
-    """What one pass did, and the classes in which jobs became ready."""
+    """What one pass did, the classes in which jobs became ready, and the nodes that have something to stop."""
 
     name: str
     ran: bool = False
     detail: dict[str, Any] = field(default_factory=dict)
     ready: frozenset[PriorityClass] = frozenset()
+    wake: frozenset[str] = frozenset()
 
 
 def _task(db: Database, name: str, work: Callable[[Tx, Pass], None]) -> Pass:
@@ -146,6 +147,15 @@ def hand_back(
             if row.current == row.attempt_id and row.token == tokens[row.attempt_id]
         ]
         return end_attempts(tx, verdicts)
+
+
+def end_drains(db: Database, limit: int = 1000) -> Pass:
+    """What still runs on a node after the deadline of its drain is stopped, and waits again uncharged."""
+
+    def work(tx: Tx, done: Pass) -> None:
+        done.wake = frozenset(nodes.stop_overdue(tx, None, int(StopCause.DRAIN), limit))
+
+    return _task(db, "drain", work)
 
 
 def promote(db: Database, limit: int = 1000) -> Pass:

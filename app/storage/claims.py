@@ -191,7 +191,16 @@ def _pin(tx: Tx, node_id: str, holds: Sequence[Hold]) -> None:
 
 
 def gpus_of(node: Row) -> tuple[Gpu, ...]:
-    """The GPUs that a node registered."""
+    """The GPUs that a node registered; those that erred, or that an operator took out, are not healthy."""
+    out = node.gpus_out
     return tuple(
-        Gpu(g["uuid"], g["model"], g["memory_bytes"], g.get("index", 0), g.get("healthy", True)) for g in node.gpus
+        Gpu(
+            g["uuid"],
+            g["model"],
+            g["memory_bytes"],
+            g.get("index", 0),
+            g.get("healthy", True) and g["uuid"] not in out,
+            out[g["uuid"]]["reason"] if g["uuid"] in out else g.get("reason", ""),
+        )
+        for g in node.gpus
     )

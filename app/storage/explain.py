@@ -47,10 +47,10 @@ def nodes_now(tx: Tx, with_gpus: bool, external_within_s: float) -> Sequence[Row
     Of executors outside only those heard lately: each that ever asked for a job has left a row.
     """
     gpus = (
-        """n.gpus, ARRAY(SELECT h.gpu_uuid FROM gpu_hold h WHERE h.gpu_uuid = ANY(
+        """n.gpus, n.gpus_out, ARRAY(SELECT h.gpu_uuid FROM gpu_hold h WHERE h.gpu_uuid = ANY(
             ARRAY(SELECT g ->> 'uuid' FROM jsonb_array_elements(n.gpus) g)) OR h.node_id = n.id)"""
         if with_gpus
-        else "'[]'::jsonb AS gpus, '{}'::text[]"
+        else "'[]'::jsonb AS gpus, '{}'::jsonb AS gpus_out, '{}'::text[]"
     )
     return tx.rows(
         f"""SELECT n.id, n.kind, n.state, n.capabilities, n.slots, n.cpus_milli, n.memory_bytes, {gpus} AS held,

@@ -40,24 +40,99 @@ def touch_external(tx: Tx, node_id: str, ip: str | None, incarnation: UUID) -> N
     tx.run(
         """INSERT INTO node (id, kind, incarnation, protocol, capabilities, slots, cpus_milli, memory_bytes, ip)
         VALUES (%(id)s, 'external', %(inc)s, 1, '{process}', 1000000, 1000000000, 9000000000000000, %(ip)s)
-        ON CONFLICT (id) DO UPDATE SET last_seen_at = now(), ip = COALESCE(EXCLUDED.ip, node.ip), state = 'ready'
+        ON CONFLICT (id) DO UPDATE SET last_seen_at = now(), ip = COALESCE(EXCLUDED.ip, node.ip),
+            state = CASE WHEN node.state = 'draining' THEN node.state ELSE 'ready' END
         WHERE node.kind = 'external'""",
         {"id": node_id, "inc": incarnation, "ip": ip},
     )
 
 
-def see(tx: Tx, node_id: str, incarnation: UUID) -> Row | None:
-    """Notes a sign of life; the node's row, or None when a newer incarnation has registered."""
+def see(tx: Tx, node_id: str, incarnation: UUID, gpus: Sequence[Mapping[str, Any]] | None = None) -> Row | None:
+    """Notes a sign of life, and `gpus` if given; state and drain, or None when a newer incarnation has registered."""
     return tx.row(
-        """UPDATE node SET last_seen_at = now(), state = CASE WHEN state = 'offline' THEN 'ready' ELSE state END
-        WHERE id = %(id)s AND incarnation = %(inc)s RETURNING state""",
-        {"id": node_id, "inc": incarnation},
+        """UPDATE node SET last_seen_at = now(), state = CASE WHEN state = 'offline' THEN 'ready' ELSE state END,
+            gpus = COALESCE(%(gpus)s::jsonb, gpus)
+        WHERE id = %(id)s AND incarnation = %(inc)s
+        RETURNING state, drain_reason, drain_by, drain_deadline,
+            COALESCE(drain_deadline <= clock_timestamp(), false) AS drain_over""",
+        {"id": node_id, "inc": incarnation, "gpus": None if gpus is None else Json(list(gpus))},
     )
 
 
-def set_state(tx: Tx, node_id: str, state: str) -> bool:
-    """Sets ready or draining; whether the node exists."""
-    return tx.run("UPDATE node SET state = %(s)s WHERE id = %(id)s", {"id": node_id, "s": state}) > 0
+def drain(tx: Tx, node_id: str, reason: str, by: str, deadline_s: float | None) -> bool:
+    """The node takes no jobs from now on; whether it exists. Said again, it keeps the time it began."""
+    return (
+        tx.run(
+            """UPDATE node SET drain_at = CASE WHEN state = 'draining' AND drain_at IS NOT NULL THEN drain_at
+                    ELSE clock_timestamp() END,
+                state = 'draining', drain_reason = %(reason)s, drain_by = %(by)s,
+                drain_deadline = clock_timestamp() + make_interval(secs => %(deadline)s::float8)
+            WHERE id = %(id)s""",
+            {"id": node_id, "reason": reason, "by": by, "deadline": deadline_s},
+        )
+        > 0
+    )
+
+
+def resume(tx: Tx, node_id: str, silent_s: float) -> bool:
+    """Ends a drain, if there is one; whether the node exists. One that has been silent for so long is offline then."""
+    return (
+        tx.run(
+            """UPDATE node SET state = CASE WHEN state <> 'draining' THEN state
+                    WHEN last_seen_at < now() - make_interval(secs => %(silent)s) THEN 'offline' ELSE 'ready' END,
+                drain_reason = NULL, drain_by = NULL, drain_at = NULL, drain_deadline = NULL
+            WHERE id = %(id)s""",
+            {"id": node_id, "silent": silent_s},
+        )
+        > 0
+    )
+
+
+def stop_overdue(tx: Tx, node_id: str | None, cause: int, limit: int) -> set[str]:
+    """Flags active jobs whose node (or any) should be empty by now, up to `limit`; the names of those nodes."""
+    rows = tx.rows(
+        """WITH late AS MATERIALIZED (
+            SELECT j.id, n.drain_by, n.drain_reason FROM node n
+            JOIN allocation l ON l.node_id = n.id JOIN job j ON j.attempt_id = l.attempt_id
+            WHERE n.state = 'draining' AND n.drain_deadline <= clock_timestamp()
+                AND (%(node)s::text IS NULL OR n.id = %(node)s) AND j.state IN (1, 2)
+            ORDER BY j.id LIMIT %(limit)s FOR NO KEY UPDATE OF j SKIP LOCKED)
+        UPDATE job SET state = 3, stop_cause = %(cause)s, stop_by = late.drain_by,
+            stop_reason = 'its node is drained' || COALESCE(': ' || NULLIF(late.drain_reason, ''), '')
+        FROM late WHERE job.id = late.id AND job.state IN (1, 2) RETURNING job.node_id""",
+        {"node": node_id, "cause": cause, "limit": limit},
+    )
+    return {row.node_id for row in rows}
+
+
+def set_labels(tx: Tx, node_id: str, put: Mapping[str, str], remove: Sequence[str]) -> Row | None:
+    """Changes the operators' labels of a node; what they are then, or None when there is no such node."""
+    return tx.row(
+        """UPDATE node SET operator_labels = (operator_labels || %(put)s::jsonb) - %(remove)s::text[]
+        WHERE id = %(id)s RETURNING operator_labels""",
+        {"id": node_id, "put": Json(dict(put)), "remove": list(remove)},
+    )
+
+
+def take_gpu_out(tx: Tx, node_id: str, uuid: str, reason: str, by: str) -> None:
+    """No claim gives the GPU away until it is put in again."""
+    tx.run(
+        """UPDATE node SET gpus_out = gpus_out || jsonb_build_object(%(uuid)s::text,
+            jsonb_build_object('reason', %(reason)s::text, 'by', %(by)s::text,
+                'at', to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')))
+        WHERE id = %(id)s""",
+        {"id": node_id, "uuid": uuid, "reason": reason, "by": by},
+    )
+
+
+def put_gpu_in(tx: Tx, node_id: str, uuid: str) -> None:
+    """Takes back what an operator said about the GPU."""
+    tx.run("UPDATE node SET gpus_out = gpus_out - %(uuid)s::text WHERE id = %(id)s", {"id": node_id, "uuid": uuid})
+
+
+def lock_node(tx: Tx, node_id: str) -> Row | None:
+    """A node's row, locked."""
+    return tx.row("SELECT * FROM node WHERE id = %(id)s FOR NO KEY UPDATE", {"id": node_id})
 
 
 def mark_offline(tx: Tx, silent_s: float) -> list[str]:
@@ -96,6 +171,36 @@ def capacities(tx: Tx, seen_within_s: float) -> Sequence[Row]:
             AND (n.last_seen_at > now() - make_interval(secs => %(within)s) OR u.used_jobs > 0)
         ORDER BY n.cluster, n.id""",
         {"within": seen_within_s},
+    )
+
+
+def shown(tx: Tx, node_id: str | None, external_within_s: float) -> Sequence[Row]:
+    """Nodes (or the one) with what they hold: used_jobs, used_cpus, used_memory, `held` ({GPU: job}), silent_s.
+
+    Of executors outside only those heard lately or holding a job: each that ever asked for one has left a row.
+    """
+    return tx.rows(
+        """SELECT n.*, u.*, extract(epoch FROM clock_timestamp() - n.last_seen_at)::float AS silent_s,
+            COALESCE((SELECT jsonb_object_agg(h.gpu_uuid, a.job_id) FROM gpu_hold h
+                JOIN attempt a ON a.id = h.attempt_id WHERE h.node_id = n.id), '{}') AS held
+        FROM node n CROSS JOIN LATERAL (
+            SELECT COALESCE(sum(jobs), 0)::bigint AS used_jobs, COALESCE(sum(cpus_milli), 0)::bigint AS used_cpus,
+                COALESCE(sum(memory_bytes), 0)::bigint AS used_memory FROM usage WHERE node_id = n.id) u
+        WHERE CASE WHEN %(id)s::text IS NOT NULL THEN n.id = %(id)s ELSE n.kind = 'agent' OR used_jobs > 0
+            OR n.last_seen_at > clock_timestamp() - make_interval(secs => %(within)s) END
+        ORDER BY n.cluster, n.id""",
+        {"id": node_id, "within": external_within_s},
+    )
+
+
+def jobs_on(tx: Tx, node_id: str, limit: int) -> Sequence[Row]:
+    """Active jobs of a node, the oldest first: id, type, state, stop_cause, tenant, claimed_at, and their share."""
+    return tx.rows(
+        """SELECT j.id, j.type, j.state, j.stop_cause, t.name AS tenant, a.claimed_at, l.cpus_milli, l.memory_bytes,
+            l.gpu_uuids
+        FROM allocation l JOIN attempt a ON a.id = l.attempt_id JOIN job j ON j.id = a.job_id
+        JOIN tenant t ON t.id = j.tenant_id WHERE l.node_id = %(id)s ORDER BY a.claimed_at, j.id LIMIT %(limit)s""",
+        {"id": node_id, "limit": limit},
     )
 
 

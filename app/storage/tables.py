@@ -90,6 +90,12 @@ node = Table(
     Column("version", Text, server_default=text("''::text"), nullable=False),
     Column("registered_at", _TIME, server_default=text("now()"), nullable=False),
     Column("last_seen_at", _TIME, server_default=text("now()"), nullable=False),
+    Column("drain_reason", Text),
+    Column("drain_by", Text),
+    Column("drain_at", _TIME),
+    Column("drain_deadline", _TIME),
+    Column("operator_labels", JSONB, server_default=text("'{}'::jsonb"), nullable=False),
+    Column("gpus_out", JSONB, server_default=text("'{}'::jsonb"), nullable=False),
     PrimaryKeyConstraint("id", name="pk_node"),
 )
 

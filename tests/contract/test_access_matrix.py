@@ -39,7 +39,7 @@ PUBLIC = {"/jobs/api/v1/health", "/ai/api/v1/health/live", "/ai/api/v1/health/re
 SHOWN_IDS = {"compute": "job_", "gpu": "job-", "ai": "job-"}
 """How a contract shows the id of a job, where it does not show the plain UUID."""
 
-NOBODYS = {"queue_name", "cluster_name", "file"}
+NOBODYS = {"queue_name", "cluster_name", "file", "node", "gpu"}
 """Arguments that name nothing of a tenant's."""
 AI_OFF = ["ai:submit=off", "ai:list=off"]
 
@@ -100,7 +100,8 @@ class House:
 def _filled(route: Route, job: UUID) -> str:
     shown = shown_id(SHOWN_IDS[route.contract], job) if route.contract in SHOWN_IDS else str(job)
     known = {"job_id": shown, "id": shown, "tenant": "owner", "tenant_id": "owner", "file": "swagger-ui.css",
-             "queue_name": "default", "cluster_name": "default", "number": "1", "attempt": "1"}  # fmt: skip
+             "queue_name": "default", "cluster_name": "default", "number": "1", "attempt": "1",
+             "node": "n1", "gpu": "0"}  # fmt: skip
     unknown = set(route.arguments) - known.keys()
     assert not unknown, f"{route}: say in _filled what {', '.join(sorted(unknown))} may be"
     return re.sub(r"<(?:[^:<>]+:)?([^<>]+)>", lambda match: known[match[1]], route.rule)

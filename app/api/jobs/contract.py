@@ -9,6 +9,7 @@ from app.api.jobs import (
     executor_routes,
     explain_routes,
     log_routes,
+    node_routes,
     routes,
     sample_routes,
     tenant_routes,
@@ -17,7 +18,8 @@ from app.api.jobs.blueprint import blueprint
 from app.api.jobs.schemas import ErrorShown
 from app.api.jobs.translate import JobsErrorForm
 
-ROUTES = (routes, executor_routes, admin_routes, log_routes, event_routes, tenant_routes, explain_routes, sample_routes)
+ROUTES = (routes, executor_routes, admin_routes, log_routes, event_routes, tenant_routes, explain_routes, sample_routes,
+          node_routes)  # fmt: skip
 """The modules that add the contract's routes to its blueprint when they are imported."""
 
 CONTRACT = Contract(

@@ -33,7 +33,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "read": "list and show jobs",
         "stream": "read or follow output and live feeds",
         "executor": "claim, heartbeat, complete, fail",
-        "admin": "counts, executors, tenants, metrics",
+        "admin": "counts, executors, nodes, tenants, metrics",
         REST: "everything else, such as cancel and stop",
     },
     "compute": {REST: "all routes"},

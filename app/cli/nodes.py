@@ -1,0 +1,275 @@
+"""`cfab nodes`: what each node has and what of it is free, as a picture; drain, resume, label, GPUs out and in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from app.cli.client import Client
+from app.cli.explain import bar
+from app.cli.failure import ExitCode
+from app.cli.options import Duration, fabric_command
+from app.cli.render import moment, plain, print_json, span
+
+_STATE = {"ready": "green", "draining": "magenta", "offline": "bright_black"}
+_GPU = {"free": ("▯", "green"), "held": ("▮", "cyan"), "out": ("✗", "red")}
+_RESOURCES = {"slots": "slots", "cpus": "CPUs", "memory_bytes": "memory"}
+
+
+class LabelPair(click.ParamType[tuple[str, str | None]]):
+    """NAME=VALUE sets a label, NAME- removes it."""
+
+    name = "label"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str | None]:
+        """The pair; a removed label has None."""
+        if isinstance(value, tuple):
+            return value
+        name, given, wanted = str(value).partition("=")
+        if given and name:
+            return name, wanted
+        if not given and name.endswith("-") and len(name) > 1:
+            return name[:-1], None
+        raise click.BadParameter(f"{value!r} is no label; write NAME=VALUE to set one, NAME- to remove one", ctx, param)
+
+
+class Wait(Duration):
+    """A duration, or 0."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number of seconds."""
+        return 0.0 if str(value).strip() == "0" else super().convert(value, param, ctx)
+
+
+@click.group("nodes")
+def command() -> None:
+    """List, show, drain, resume and label nodes; take GPUs out and in (needs the role operator)."""
+
+
+@command.command("ls")
+@click.option("--state", type=click.Choice(tuple(_STATE)), help="Only nodes of this state.")
+@click.option("--label", metavar="NAME=VALUE", help="Only nodes with this label.")
+@fabric_command
+def list_all(*, client: Client, as_json: bool, state: str | None, label: str | None) -> ExitCode:
+    """List nodes, with what is free of what each has."""
+    nodes = client.nodes(state=state, label=label)
+    if as_json:
+        print_json(nodes)
+    else:
+        Console(highlight=False).print(listed(nodes) if nodes else Text("No nodes.", style="dim"))
+    return ExitCode.OK
+
+
+@command.command("show")
+@click.argument("name")
+@fabric_command
+def show(*, client: Client, as_json: bool, name: str) -> ExitCode:
+    """Show one node: what is free, each GPU, labels, and the jobs it holds."""
+    return _print(client.node(name), as_json)
+
+
+@command.command("drain")
+@click.argument("name")
+@click.option("--reason", default="", help="Why; shown to everyone who asks about the node.")
+@click.option(
+    "--deadline", type=Wait(), metavar="TIME", help="Then what still runs is stopped and runs elsewhere, such as 30m."
+)
+@fabric_command
+def drain(*, client: Client, as_json: bool, name: str, reason: str, deadline: float | None) -> ExitCode:
+    """Give a node no more jobs until `cfab nodes resume`; without --deadline its jobs run to their end."""
+    seconds = None if deadline is None else round(deadline)
+    return _print(client.change_node("POST", name, "/drain", reason=reason, deadline_seconds=seconds), as_json)
+
+
+@command.command("resume")
+@click.argument("name")
+@fabric_command
+def resume(*, client: Client, as_json: bool, name: str) -> ExitCode:
+    """End a drain: the node takes jobs again."""
+    return _print(client.change_node("POST", name, "/resume"), as_json)
+
+
+@command.command("label")
+@click.argument("name")
+@click.argument("labels", nargs=-1, required=True, type=LabelPair(), metavar="NAME=VALUE|NAME- ...")
+@fabric_command
+def label(*, client: Client, as_json: bool, name: str, labels: Sequence[tuple[str, str | None]]) -> ExitCode:
+    """Set labels of a node, or remove them (NAME-)."""
+    return _print(client.change_node("PATCH", name, labels=dict(labels)), as_json)
+
+
+@command.command("gpu")
+@click.argument("name")
+@click.argument("gpu", metavar="UUID|INDEX")
+@click.option("--out", "reason", metavar="REASON", help="No job gets it from now on; one that has it goes on.")
+@click.option("--in", "back", is_flag=True, help="Jobs get it again.")
+@fabric_command
+def gpu(*, client: Client, as_json: bool, name: str, gpu: str, reason: str | None, back: bool) -> ExitCode:
+    """Take a GPU out of a node, or put it in again; the rest of the node works on."""
+    if back == (reason is not None):
+        raise click.UsageError("say either --out REASON or --in")
+    below = "/gpus/" + quote(gpu, safe="")
+    return _print(client.change_node("PATCH", name, below, out=reason), as_json)
+
+
+def listed(nodes: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Nodes as lines: state, bars of what is free, one sign per GPU."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("NODE", "STATE", "SLOTS", "CPUS", "MEMORY", "GPUS", "JOBS", "SEEN", ""):
+        table.add_column(column, no_wrap=column in {"NODE", "STATE"})
+    for node in nodes:
+        table.add_row(
+            escape(plain(node["name"])),
+            _state(node),
+            *[_free(node, name) for name in _RESOURCES],
+            signs(node["gpus"]),
+            str(node["jobs"]),
+            _ago(node["silent_seconds"]),
+            Text(_note(node), style="dim"),
+        )
+    return table
+
+
+def picture(node: Mapping[str, Any]) -> RenderableType:
+    """One node for a terminal."""
+    parts: list[RenderableType] = [Text.assemble((plain(node["name"]), "bold"), "  ", _state(node))]
+    parts += [Text(f"  {line}", style=style) for line, style in _facts(node)]
+    free = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for name, word in _RESOURCES.items():
+        free.add_row(word, _free(node, name))
+    if node["gpus"]:
+        free.add_row("GPUs", signs(node["gpus"]))
+    parts += [Text(""), Text("free of what it has", style="dim"), free]
+    if node["gpus"]:
+        parts += [Text(""), _gpus(node["gpus"])]
+    if node.get("running"):
+        parts += [Text(""), _jobs(node["running"])]
+    return Group(*parts)
+
+
+def signs(gpus: Sequence[Mapping[str, Any]]) -> Text:
+    """One sign per GPU (▯ free, ▮ held, ✗ out) and how many are free."""
+    text = Text()
+    for one in gpus:
+        sign, colour = _GPU[one["state"]]
+        text.append(sign, style=colour)
+    count = sum(one["state"] == "free" for one in gpus)
+    return text.append(f" {count}/{len(gpus)}") if gpus else Text("-", style="dim")
+
+
+def _facts(node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    order = node["drain"]
+    if order:
+        who = f" by {plain(order['by'])}" if order["by"] else ""
+        since = f" since {order['since']}" if order["since"] else ""
+        why = f": {plain(order['reason'])}" if order["reason"] else ""
+        yield f"Draining{who}{since}{why}", "magenta"
+        count = node["jobs"]
+        left = f"{count} {'job is' if count == 1 else 'jobs are'} left" if count else "It is empty"
+        until = f"; what still runs is stopped at {order['deadline']}" if order["deadline"] and count else ""
+        yield f"{left}{until}.", "magenta"
+    facts = [f"{node['kind']} in cluster {plain(node['cluster'])}", f"seen {_ago(node['silent_seconds'])} ago"]
+    facts += [plain(node["ip"])] if node["ip"] else []
+    facts += [f"version {plain(node['version'])}"] if node["version"] else []
+    yield ", ".join([*facts, "runs " + plain(", ".join(node["runners"]))]), "dim"
+    if node["labels"]:
+        yield "labels: " + plain(", ".join(f"{k}={v}" for k, v in sorted(node["labels"].items()))), ""
+
+
+def _note(node: Mapping[str, Any]) -> str:
+    notes = []
+    if node["drain"]:
+        until = node["drain"]["deadline"]
+        notes.append(plain(node["drain"]["reason"]) + (f" (until {until})" if until else ""))
+    notes += [plain(f"{k}={v}") for k, v in sorted(node["labels"].items())]
+    notes += [plain(f"GPU {one['index']} out: {one['reason']}") for one in node["gpus"] if one["state"] == "out"]
+    return ", ".join(filter(None, notes))
+
+
+def _gpus(gpus: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("", "GPU", "MODEL", "MEMORY IN USE", "UTIL", "TEMP", "STATE"):
+        table.add_column(column)
+    for one in gpus:
+        sign, colour = _GPU[one["state"]]
+        table.add_row(
+            str(one["index"]),
+            escape(plain(one["uuid"])),
+            escape(plain(one["model"])),
+            _used(one),
+            "-" if one["utilization_percent"] is None else f"{one['utilization_percent']}%",
+            "-" if one["temperature_celsius"] is None else f"{one['temperature_celsius']}°C",
+            Text(f"{sign} {_words(one)}", style=colour),
+        )
+    return table
+
+
+def _words(one: Mapping[str, Any]) -> str:
+    if one["state"] == "out":
+        by = f" (by {plain(one['out_by'])})" if one["out_by"] else ""
+        still = f"; job {one['job_id']} still has it" if one["job_id"] else ""
+        return f"out: {plain(one['reason'])}{by}{still}"
+    return f"job {one['job_id']}" if one["job_id"] else "free"
+
+
+def _used(one: Mapping[str, Any]) -> Text:
+    total, used = one["memory_bytes"], one["memory_used_bytes"]
+    if used is None:
+        return Text(f"- of {_size(total)}", style="dim")
+    return bar(used, total, False).append(f" {_size(used)}/{_size(total)}", style="default")
+
+
+def _jobs(jobs: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for column in ("JOB", "TYPE", "TENANT", "STATE", "FOR", "CPUS", "MEMORY", "GPUS"):
+        table.add_column(column)
+    now = datetime.now(UTC)
+    for job in jobs:
+        table.add_row(
+            job["id"],
+            escape(plain(job["type"])),
+            escape(plain(job["tenant"])),
+            job["state_detail"],
+            span(now - (moment(job["since"]) or now)),
+            f"{job['cpus']:g}",
+            _size(job["memory_bytes"]),
+            str(len(job["gpus"]) or "-"),
+        )
+    return table
+
+
+def _free(node: Mapping[str, Any], name: str) -> Text:
+    amount = node[name]
+    text = bar(amount["free"], amount["total"], False, good="green")
+    figures = [_size(v) if name == "memory_bytes" else f"{v:g}" for v in (amount["free"], amount["total"])]
+    return text.append(" " + "/".join(figures), style="default")
+
+
+def _size(value: float) -> str:
+    return f"{value / 2**30:.3g}G" if value >= 2**30 else f"{value / 2**20:.3g}M"
+
+
+def _ago(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    return f"{seconds / 60:.0f}m" if seconds < 3600 else f"{seconds / 3600:.0f}h"
+
+
+def _state(node: Mapping[str, Any]) -> Text:
+    return Text(node["state"], style=_STATE.get(node["state"], ""))
+
+
+def _print(node: Mapping[str, Any], as_json: bool) -> ExitCode:
+    if as_json:
+        print_json(node)
+    else:
+        Console(highlight=False).print(picture(node))
+    return ExitCode.OK

@@ -1,0 +1,90 @@
+"""Nodes as `cfab nodes` shows them: bars, one sign per GPU, and nothing that could steer a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import pytest
+from rich.console import Console
+
+from app.cli.nodes import LabelPair, Wait, listed, picture
+
+
+def node(**changes: Any) -> dict[str, Any]:
+    """A node as the API shows it."""
+    amount = {"total": 8, "free": 4}
+    return {
+        "name": "host", "kind": "agent", "cluster": "default", "state": "ready", "ip": "192.0.2.1", "version": "1",
+        "runners": ["process"], "labels": {"zone": "a"}, "operator_labels": {}, "registered_at": "2024-01-01T12:00:00Z",
+        "last_seen_at": "2024-01-01T12:00:00Z", "silent_seconds": 2.0, "slots": amount, "cpus": amount,
+        "memory_bytes": {"total": 2**34, "free": 2**33}, "gpus": [], "jobs": 1, "drain": None, "running": [], **changes,
+    }  # fmt: skip
+
+
+def gpu(index: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "uuid": f"GPU-{index}", "index": index, "model": "A100", "memory_bytes": 80 * 10**9, "state": "free",
+        "reason": "", "out_by": None, "out_since": None, "job_id": None, "utilization_percent": 12,
+        "temperature_celsius": 40, "memory_used_bytes": 2**30, "processes": 0, **changes,
+    }  # fmt: skip
+
+
+def text(renderable: Any) -> str:
+    console = Console(width=200, record=True, file=None, highlight=False, force_terminal=False)
+    with console.capture() as captured:
+        console.print(renderable)
+    return captured.get()
+
+
+def test_a_list_has_bars_of_what_is_free_and_signs_of_gpus() -> None:
+    gpus = [gpu(0), gpu(1, state="held", job_id="j"), gpu(2, state="out", reason="fan")]
+    line = text(listed([node(gpus=gpus)])).splitlines()[1]
+    assert "█████░░░░░ 4/8" in line
+    assert "8G/16G" in line
+    assert "▯▮✗ 1/3" in line
+    assert "zone=a" in line and "GPU 2 out: fan" in line
+
+
+def test_a_drain_is_told_with_reason_deadline_and_what_is_left() -> None:
+    order = {"reason": "driver", "by": "ops", "since": "2024-01-01T12:00:00Z", "deadline": "2024-01-01T13:00:00Z"}
+    shown = text(picture(node(state="draining", drain=order)))
+    assert "Draining by ops since 2024-01-01T12:00:00Z: driver" in shown
+    assert "1 job is left; what still runs is stopped at 2024-01-01T13:00:00Z." in shown
+    assert "It is empty." in text(picture(node(state="draining", jobs=0, drain=order)))
+
+
+def test_each_gpu_has_its_line() -> None:
+    out = gpu(
+        1, state="out", reason="fan", out_by="ops", job_id="j-1", utilization_percent=None, memory_used_bytes=None
+    )
+    shown = text(picture(node(gpus=[gpu(0), out])))
+    assert "12%" in shown and "40°C" in shown
+    assert "✗ out: fan (by ops); job j-1 still has it" in shown
+    assert "- of 74.5G" in shown
+
+
+def test_jobs_are_listed() -> None:
+    job = {"id": "j-1", "type": "train", "state_detail": "running", "tenant": "lab", "since": "2024-01-01T12:00:00Z",
+           "cpus": 1.5, "memory_bytes": 2**30, "gpus": ["GPU-0"]}  # fmt: skip
+    shown = text(picture(node(running=[job])))
+    assert "train" in shown and "lab" in shown and "1.5" in shown
+
+
+def test_names_cannot_steer_the_terminal() -> None:
+    shown = text(picture(node(name="\x1b[2Jhost", labels={"a": "\x1b[31m"})))
+    assert "\x1b" not in shown
+
+
+def test_a_label_is_set_or_removed() -> None:
+    assert LabelPair().convert("zone=a=b", None, None) == ("zone", "a=b")
+    assert LabelPair().convert("zone=", None, None) == ("zone", "")
+    assert LabelPair().convert("zone-", None, None) == ("zone", None)
+    for wrong in ("zone", "=a", "-", ""):
+        with pytest.raises(click.BadParameter, match="NAME=VALUE"):
+            LabelPair().convert(wrong, None, None)
+
+
+def test_a_deadline_may_be_now() -> None:
+    assert Wait().convert("0", None, None) == 0
+    assert Wait().convert("30m", None, None) == 1800
