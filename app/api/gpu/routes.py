@@ -18,6 +18,7 @@ from app.api.limits import UNLIMITED, limited
 from app.api.stopping import answer_stop
 from app.api.submission import answer_submit
 from app.domain.errors import Unavailable
+from app.domain.states import JobState
 from app.domain.tenant import Usage
 from app.services import clusters, inspect, queue, statistics, tenants
 
@@ -58,7 +59,8 @@ def show_job(job_id: str) -> Response:
     db, identity = hub().db, translate.parse_job_id(job_id)
     tenant_id = owner_of(identity, OPERATOR)
     detail = inspect.job_detail(db, tenant_id, identity, output_cap=0)
-    position = queue.position(db, tenant_id, identity).position
+    waits = detail.job.state == JobState.PENDING and detail.job.ready
+    position = queue.position(db, tenant_id, identity).position if waits else 0
     wait_s = statistics.expected_wait_s(db, detail.spec.effective_class, position)
     return json_answer(translate.shown(detail, position, wait_s))
 

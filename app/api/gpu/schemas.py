@@ -97,6 +97,7 @@ class JobShown(ma.Schema):
     stopping = fields.Boolean(metadata={"description": "A cancelled job whose processes are still ending."})
     exit_code = fields.Integer(allow_none=True)
     signal = fields.Integer(allow_none=True)
+    external_id = fields.String(allow_none=True, metadata={"description": "A tracked job's id at its reporter."})
     effective_priority = fields.Integer(metadata={"description": "What counts after the cap of the tenant's tier."})
 
 

@@ -161,6 +161,7 @@ def shown(detail: JobDetail, position: int, wait_s: float) -> dict[str, Any]:
         "stopping": job.state == JobState.STOPPING,
         "exit_code": job.exit_code,
         "signal": job.signal,
+        "external_id": job.external_id,
         "effective_priority": detail.spec.effective_priority,
     }
 
