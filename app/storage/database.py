@@ -6,6 +6,7 @@ Works through transaction pooling: no prepared statements, no session state. A l
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -152,6 +153,13 @@ def _is_outage(error: BaseException | None) -> bool:
 def arrays(rows: Sequence[Mapping[str, Any]], *names: str) -> dict[str, list[Any]]:
     """Columns of `rows` as lists, for `unnest`: one statement for a whole batch."""
     return {name: [row[name] for row in rows] for name in names}
+
+
+def records(rows: Sequence[Mapping[str, Any]]) -> str:
+    """`rows` as text for `json_to_recordset`: one parameter for a whole batch, cheaper to parse than its arrays."""
+    # As text, a number that JSON does not know (an infinite one) arrives like any other.
+    named = [{k: str(v) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    return json.dumps(named, default=str)
 
 
 Json = psycopg2.extras.Json

@@ -97,50 +97,9 @@ def candidates(
     read without a lock: the claim decides on locked ones.
     """
     rows = tx.rows(
-        """WITH RECURSIVE walk AS (
-            (SELECT tenant_id FROM scheduling_key WHERE live AND class = %(class)s
-                AND (%(after)s::uuid IS NULL OR tenant_id > %(after)s::uuid) ORDER BY tenant_id LIMIT 1)
-            UNION ALL
-            SELECT n.tenant_id FROM walk w CROSS JOIN LATERAL (
-                SELECT tenant_id FROM scheduling_key WHERE live AND class = %(class)s AND tenant_id > w.tenant_id
-                    AND (%(upto)s::uuid IS NULL OR tenant_id <= %(upto)s::uuid)
-                ORDER BY tenant_id LIMIT 1) n
-        )
-        SELECT k.*, t.*
-        FROM walk w
-        CROSS JOIN LATERAL (
-            SELECT weight, quota_jobs, quota_cpus_milli, quota_memory_bytes, quota_gpus, quota_gpu_memory_bytes, used.*
-            FROM tenant CROSS JOIN LATERAL (
-                SELECT COALESCE(sum(jobs), 0)::bigint AS used_jobs, COALESCE(sum(cpus_milli), 0)::bigint AS used_cpus,
-                    COALESCE(sum(memory_bytes), 0)::bigint AS used_memory, COALESCE(sum(gpus), 0)::bigint AS used_gpus,
-                    COALESCE(sum(gpu_memory_bytes), 0)::bigint AS used_gpu_memory
-                FROM usage u WHERE u.tenant_id = w.tenant_id) used
-            WHERE id = w.tenant_id AND active AND (quota_jobs IS NULL OR used_jobs < quota_jobs) LIMIT 1
-        ) t
-        CROSS JOIN LATERAL (
-            SELECT k.id, k.tenant_id, k.class, k.priority, k.cpus_milli, k.memory_bytes, k.gpus, k.gpu_memory_bytes,
-                k.gpu_model, h.queue_seq, h.waiting, k.low_water
-            FROM scheduling_key k CROSS JOIN LATERAL (
-                SELECT min(queue_seq) AS queue_seq, count(*) AS waiting FROM (
-                    SELECT queue_seq FROM job j
-                    WHERE j.key_id = k.id AND j.state = 0 AND j.ready AND j.queue_seq >= k.low_water
-                        AND (%(shy)s::text IS NULL OR NOT EXISTS (
-                            SELECT 1 FROM attempt a WHERE a.job_id = j.id AND a.node_id = %(shy)s))
-                    ORDER BY queue_seq LIMIT %(probe)s) w) h
-            WHERE k.live AND k.class = %(class)s AND k.tenant_id = w.tenant_id AND k.cpus_milli <= %(cpus)s
-                AND k.memory_bytes <= %(memory)s AND k.runner = ANY(%(runners)s)
-                AND (k.gpus = 0 OR k.gpus <= (
-                    SELECT count(*) FROM unnest(%(gpu_memory)s::bigint[], %(gpu_models)s::text[]) AS g (memory, model)
-                    WHERE g.memory >= k.gpu_memory_bytes AND position(lower(k.gpu_model) IN g.model) > 0))
-                AND (NOT %(external)s OR k.external_ok) AND k.id <> ALL(%(passed)s::bigint[])
-                AND (t.quota_cpus_milli IS NULL OR t.used_cpus + k.cpus_milli <= t.quota_cpus_milli)
-                AND (t.quota_memory_bytes IS NULL OR t.used_memory + k.memory_bytes <= t.quota_memory_bytes)
-                AND (t.quota_gpus IS NULL OR k.gpus = 0 OR t.used_gpus + k.gpus <= t.quota_gpus)
-                AND (t.quota_gpu_memory_bytes IS NULL OR k.gpus * k.gpu_memory_bytes = 0
-                    OR t.used_gpu_memory + k.gpus * k.gpu_memory_bytes <= t.quota_gpu_memory_bytes)
-                AND h.waiting > 0
-            ORDER BY k.priority DESC, k.low_water LIMIT %(per_tenant)s
-        ) k LIMIT %(limit)s""",
+        """SELECT * FROM claimable_keys(%(class)s::smallint, %(after)s, %(upto)s, %(cpus)s, %(memory)s,
+            %(gpu_memory)s::bigint[], %(gpu_models)s::text[], %(runners)s::text[], %(external)s, %(shy)s,
+            %(passed)s::bigint[], %(probe)s, %(per_tenant)s, %(limit)s)""",
         {
             "class": int(priority_class),
             "after": after,

@@ -11,12 +11,7 @@ from app.storage.database import Row, Tx
 def renew(tx: Tx, node_id: str, attempts: Sequence[UUID], tokens: Sequence[UUID], lease_s: float) -> set[UUID]:
     """Extends the leases that really are held with these tokens; the attempts that were extended."""
     rows = tx.rows(
-        """WITH mine AS MATERIALIZED (
-            SELECT l.attempt_id, l.member FROM lease l
-            JOIN unnest(%(attempts)s::uuid[], %(tokens)s::uuid[]) AS h (attempt_id, token) USING (attempt_id, token)
-            WHERE l.node_id = %(node)s ORDER BY l.attempt_id, l.member FOR UPDATE OF l)
-        UPDATE lease l SET expires_at = clock_timestamp() + make_interval(secs => %(lease)s)
-        FROM mine WHERE l.attempt_id = mine.attempt_id AND l.member = mine.member RETURNING l.attempt_id""",
+        "SELECT * FROM renew_leases(%(node)s, %(attempts)s::uuid[], %(tokens)s::uuid[], %(lease)s)",
         {"node": node_id, "attempts": list(attempts), "tokens": list(tokens), "lease": lease_s},
     )
     return {row[0] for row in rows}
