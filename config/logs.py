@@ -35,7 +35,8 @@ def set_up_logging(settings: Settings) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     logging.getLogger("urllib3").setLevel(logging.WARNING)
-    # A line for every bell would bury what matters.
+    # A line for every bell, or for every task that beat sends, would bury what matters.
     logging.getLogger("celery.worker.strategy").setLevel(logging.WARNING)
     logging.getLogger("celery.app.trace").setLevel(logging.WARNING)
+    logging.getLogger("celery.beat").setLevel(logging.WARNING)
     logging.getLogger("amqp").setLevel(logging.WARNING)

@@ -11,6 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -271,9 +272,11 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) ->
             raise SettingsError(f"{variable}={text!r} cannot be used: {exc}") from exc
     for variable in source:
         plain = variable.removesuffix("_FILE")
-        theirs = plain.startswith(("CFAB_TEST_", "CFAB_JOB_", "CFAB_ATTEMPT"))
+        theirs = plain.startswith(("CFAB_TEST_", "CFAB_JOB_", "CFAB_ATTEMPT")) or variable == "CFAB_CONFIG"
         if variable.startswith("CFAB_") and plain not in known and not theirs:
-            raise SettingsError(f"{variable} is not a setting; `docs/settings.md` lists them all")
+            near = get_close_matches(plain, known, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ";"
+            raise SettingsError(f"{variable} is not a setting{meant} `docs/settings.md` lists them all")
     settings = Settings(**{**values, **overrides})
     if settings.renew_s * 2 + settings.fence_margin_s >= settings.lease_s:
         raise SettingsError("CFAB_LEASE_S must exceed twice CFAB_RENEW_S plus CFAB_FENCE_MARGIN_S")

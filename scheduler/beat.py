@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -12,11 +13,14 @@ from celery import Celery
 from celery.beat import Scheduler
 
 from app.bells import Ringer, make_celery
+from app.domain.errors import FabricError
 from app.storage.database import Database
 from config.celery import SCHEDULER_QUEUE
 from config.logs import set_up_logging
 from config.settings import Settings
 from scheduler.tasks import Task, make_tasks, perform
+
+log = logging.getLogger(__name__)
 
 END_PATIENCE_S = 3.0
 
@@ -43,7 +47,11 @@ def make_beat(settings: Settings) -> Celery:
 def _add(app: Celery, task: Task, ringer: Ringer) -> None:
     @app.task(name=f"scheduler.{task.name}", ignore_result=True, send_events=False)  # type: ignore[untyped-decorator]
     def run() -> None:
-        perform(task, ringer)
+        try:
+            perform(task, ringer)
+        except FabricError as exc:
+            # An outage fails every task of every second: a line each says as much as Celery's traceback.
+            log.warning("task %s failed and will run again: %s", task.name, exc.message)
 
 
 def _end_with_parent() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Protocol, cast
+from uuid import UUID
 
 from flask import current_app
 
@@ -26,6 +27,9 @@ class Bells(Protocol):
     def wake_node(self, node: str) -> None:
         """Says to a node that one of its jobs is to be stopped."""
 
+    def hint(self, job_ids: Iterable[UUID]) -> None:
+        """Says to those who follow these jobs, or their tenant's events, that there is news."""
+
 
 @dataclass(frozen=True)
 class Hub:
@@ -43,6 +47,12 @@ class Hub:
         """Rings once for each distinct class. Call after the commit only."""
         for priority_class in sorted(set(classes)):
             self.ringer.ring(priority_class)
+
+    def hint(self, job_ids: Iterable[UUID]) -> None:
+        """Hurries the followers of these jobs, here and in other processes. Call after the commit only."""
+        changed = list(job_ids)
+        self.watch.hint(changed)
+        self.ringer.hint(changed)
 
 
 def hub() -> Hub:

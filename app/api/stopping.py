@@ -38,4 +38,5 @@ def answer_stop(
     if answer.fresh is not None:
         for node in answer.fresh[1]:
             shared.ringer.wake_node(node)
+        shared.hint([job_id])
     return answered(answer)

@@ -39,5 +39,6 @@ def answer_submit(
         status, body = done.replay
         return json_answer(body, status, {REPLAYED: "true"})
     shared.ring(job.priority_class for job in done.jobs)
+    shared.hint(job.id for job in done.jobs)
     status, body = render(done.jobs)
     return json_answer(body, status)

@@ -124,7 +124,9 @@ def _history(changes: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     left_out = len(changes) - HISTORY_LINES
     if left_out > 0:
-        table.add_row(Text(f"{left_out} earlier changes: --json shows them", style="dim"))
+        table.add_row(
+            Text(f"{left_out} earlier {'change' if left_out == 1 else 'changes'}: --json shows all", style="dim")
+        )
     for change in changes[-HISTORY_LINES:]:
         reason = f" ({plain(change['reason'])})" if change["reason"] else ""
         where = f"on {plain(change['executor_id'])}" if change["executor_id"] and change["attempt"] else ""
@@ -138,6 +140,9 @@ def _word(name: str) -> str:
 
 
 def _figure(name: str, value: float) -> str:
+    if name == "gpu_memory_bytes":
+        # As printed on the card, and as `cfab tenant` counts it.
+        return f"{value / 1e9:.3g} GB"
     if name.endswith("_bytes"):
         return f"{value / 2**30:.3g}G" if abs(value) >= 2**30 else f"{value / 2**20:.3g}M"
     return f"{value / 1000 if name == 'cpus_milli' else value:g}"

@@ -21,6 +21,8 @@ from app.storage.database import Database, Row, Tx
 from config.settings import Settings
 
 OUTPUT_CAP = 2**20
+CLAIM_TRIES, CLAIM_PAUSE_S = 4, 0.02
+"""Claims in a row, when each found a tenant's quota being decided elsewhere: that takes milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,20 @@ def claim_external(db: Database, settings: Settings, executor_id: str, executor_
 
     A job that this executor held before is not given to it again, since its fence is the executor's name.
     """
+    for left in range(CLAIM_TRIES - 1, -1, -1):
+        given, passed_over = _claim_once(db, settings, executor_id, executor_ip)
+        if given is not None or not passed_over:
+            return given
+        if left:
+            # Outside of any transaction: what is being decided must end, and no connection waits for it.
+            time.sleep(CLAIM_PAUSE_S)
+    return None
+
+
+def _claim_once(
+    db: Database, settings: Settings, executor_id: str, executor_ip: str | None
+) -> tuple[ExternalClaim | None, bool]:
+    """What was claimed, and whether a tenant was passed over only because another claim decided its quota just then."""
     with db.transaction("claim") as tx:
         nodes.touch_external(tx, executor_id, executor_ip, uuid4())
         if tx.value("SELECT kind FROM node WHERE id = %(id)s", {"id": executor_id}) != "external":
@@ -54,10 +70,10 @@ def claim_external(db: Database, settings: Settings, executor_id: str, executor_
         claimer = Claimer(executor_id, None, ("process",), lease_s, external=True, shy=True)
         taken = claim_in(tx, claimer, 1)
         if not taken:
-            return None
+            return None, taken.passed_over
         one = taken[0]
         assert one.expires_at is not None
-        return ExternalClaim(detail_in(tx, jobs.job_view(tx, one.job_id), 0), one.attempt, one.expires_at)
+        return ExternalClaim(detail_in(tx, jobs.job_view(tx, one.job_id), 0), one.attempt, one.expires_at), False
 
 
 def heartbeat_external(

@@ -218,9 +218,14 @@ class _Columns:
 
 _OF_ROWS = _Columns("job_phase(j.state, j.ready, j.reason, j.stop_cause)", "job_percent(j.priority)")
 _OF_COUNTS = _Columns("j.phase", "j.percent")
+_FILTERS = frozenset({"phases", "least_percent", "type", "priority_class"})
 
 
 def _where(tenant_id: UUID | None, filters: Mapping[str, Any], columns: _Columns) -> tuple[str, dict[str, Any]]:
+    unknown = filters.keys() - _FILTERS
+    if unknown:
+        # Left out in silence a filter would make a list longer and a total greater than what was asked for.
+        raise ValueError(f"unknown filters: {', '.join(sorted(unknown))}; there are {', '.join(sorted(_FILTERS))}")
     where = ["true"]
     params: dict[str, Any] = {}
     if tenant_id is not None:

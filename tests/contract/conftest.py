@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 import pytest
 from flask import Flask
@@ -27,12 +28,16 @@ class Bells:
 
     rung: list[PriorityClass] = field(default_factory=list)
     woken: list[str] = field(default_factory=list)
+    hinted: list[str] = field(default_factory=list)
 
     def ring(self, priority_class: PriorityClass) -> None:
         self.rung.append(priority_class)
 
     def wake_node(self, node: str) -> None:
         self.woken.append(node)
+
+    def hint(self, job_ids: Iterable[UUID]) -> None:
+        self.hinted += map(str, job_ids)
 
 
 class Caller:

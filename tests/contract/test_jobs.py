@@ -300,6 +300,27 @@ class TestCancel:
         is_error(api.delete(f"/jobs/{uuid4()}"), 404)
 
 
+class TestHints:
+    def test_followers_are_told_of_every_change_that_the_api_makes(self, api: Caller, bells: Bells) -> None:
+        cancelled, stopped, both = (api.submit()["id"] for _ in range(3))
+        held = api.claim()["id"]
+        assert bells.hinted == [cancelled, stopped, both, held]
+        bells.hinted.clear()
+        others = [one for one in (cancelled, stopped, both) if one != held]
+        api.put(f"/jobs/{held}/complete", json={"executor_id": "worker-1-abc123", "exit_code": 0})
+        api.delete(f"/jobs/{others[0]}")
+        api.post("/jobs/bulk/cancel", json={"job_ids": others})
+        assert bells.hinted == [held, *others]
+
+    def test_a_stop_is_told_once_and_not_by_its_replay(self, api: Caller, bells: Bells) -> None:
+        job_id = api.submit()["id"]
+        bells.hinted.clear()
+        for _ in range(2):
+            answer = api.post(f"/jobs/{job_id}/stop", headers={"Idempotency-Key": "once"})
+            assert answer.status_code == 200
+        assert bells.hinted == [job_id]
+
+
 class TestStop:
     def test_a_running_job_is_stopping_and_its_node_woken(self, api: Caller, bells: Bells) -> None:
         api.submit()

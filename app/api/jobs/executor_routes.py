@@ -33,6 +33,7 @@ def claim_job(asked: Mapping[str, Any]) -> Response:
     claim = external.claim_external(shared.db, shared.settings, asked["executor_id"], address)
     if claim is None:
         return Response(status=204)
+    shared.hint([claim.detail.job.id])
     shown = translate.detailed(claim.detail)
     return json_answer({**shown, "attempt": claim.attempt, "lease_expires_at": utc(claim.lease_expires_at)})
 
@@ -97,4 +98,5 @@ def _finish(asked: Mapping[str, Any], job_id: str, completed: bool) -> Response:
         attempt=asked["attempt"],
     )
     shared.ring(ready_again)
+    shared.hint([view.id])
     return json_answer({"id": str(view.id), **translate.state_of(view)})

@@ -93,6 +93,7 @@ def cancel_job(job_id: str) -> Response:
     """Cancels a job that has not been started; use stop for one that runs."""
     caller = principal()
     view = stop.cancel_pending(hub().db, caller.tenant_id, translate.parse_job_id(job_id), by=caller.subject)
+    hub().hint([view.id])
     return json_answer({"id": str(view.id), "status": translate.STATUS[view.state]})
 
 
@@ -138,12 +139,13 @@ def cancel_jobs(asked: Mapping[str, Any]) -> Response:
         cancelled = sum(why is None for why in results.values())
         return 200, {"cancelled": cancelled, "failed": len(errors + refused), "errors": errors + refused}
 
-    return answered(
-        answer_once(
-            hub().db,
-            "stop",
-            idempotency_key(request),
-            lambda tx: stop.cancel_many_in(tx, caller.tenant_id, ids, caller.subject),
-            render,
-        )
+    answer = answer_once(
+        hub().db,
+        "stop",
+        idempotency_key(request),
+        lambda tx: stop.cancel_many_in(tx, caller.tenant_id, ids, caller.subject),
+        render,
     )
+    if answer.fresh is not None:
+        hub().hint(job_id for job_id, why in answer.fresh.items() if why is None)
+    return answered(answer)

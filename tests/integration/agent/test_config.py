@@ -46,6 +46,9 @@ def client(site: Site) -> Iterator[FlaskClient]:
         def wake_node(self, _node: str) -> None:
             """As above."""
 
+        def hint(self, _job_ids: object) -> None:
+            """Nobody follows."""
+
     yield create_app(replace(site.fabric.settings, api_token=TOKEN), site.fabric.db, Silent()).test_client()
 
 

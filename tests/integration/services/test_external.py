@@ -11,6 +11,7 @@ import pytest
 from app.domain.errors import Invalid, NotFound, StateConflict
 from app.domain.job import DEFAULT_TENANT
 from app.domain.states import JobState
+from app.services import external
 from app.services.external import ExternalClaim, claim_external, finish_external, heartbeat_external
 from app.services.inspect import executors, job_detail
 from app.services.stop import request_stop
@@ -50,6 +51,23 @@ def beat(fabric: Fabric, job_id: UUID, name: str = "w1", **changes: Any) -> Any:
 
 def test_there_is_nothing_to_claim(fabric: Fabric) -> None:
     assert claim(fabric) is None
+
+
+def test_an_executor_waits_for_a_quota_that_is_being_decided_elsewhere(
+    fabric: Fabric, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tenant = fabric.add_tenant(quota_jobs=5)
+    (job_id,) = fabric.submit(binary_job(), tenant=tenant)
+    with raw(database_url) as other:
+        other.cursor().execute(
+            "SELECT pg_advisory_xact_lock(hashtextextended('quota:' || %s::uuid, 71))", (str(tenant),)
+        )
+        assert claim(fabric) is None, "it does not wait for ever"
+        monkeypatch.setattr(external, "CLAIM_TRIES", 10_000)
+        with in_thread(lambda: claimed(fabric, "w2")) as given:
+            until(lambda: fabric.value("SELECT count(*) FROM node WHERE id = 'w2'"))
+            other.rollback()
+            assert given.result(20) == job_id
 
 
 def test_only_binary_jobs_without_gpus_are_given(fabric: Fabric) -> None:

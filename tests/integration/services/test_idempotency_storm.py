@@ -29,6 +29,9 @@ class Ringer:
     def wake_node(self, node: str) -> None:
         pass
 
+    def hint(self, job_ids: object) -> None:
+        pass
+
 
 @pytest.fixture
 def plan() -> FaultPlan:

@@ -15,6 +15,7 @@ from app.services import logs, recover
 from app.services.inspect import JobFilter, gauges, get_job, health, job_detail, list_jobs, stats
 from app.services.logs import read_log
 from app.services.report import Chunk, append_output
+from app.storage import jobs
 from tests.factories import BACKGROUND, FOREGROUND, Fabric, Node, job
 
 
@@ -27,6 +28,11 @@ def write(fabric: Fabric, taken: Assignment, text: bytes, position: int, stream:
 
 def told(fabric: Fabric, taken: Assignment, after: int = 0) -> list[bytes]:
     return [frame.data for frame in read_log(fabric.db, DEFAULT_TENANT, taken.job_id, after=after).frames]
+
+
+def test_a_filter_that_does_not_exist_is_never_left_out_in_silence(fabric: Fabric) -> None:
+    with fabric.db.transaction("read") as tx, pytest.raises(ValueError, match="unknown filters: state;"):
+        jobs.count_jobs(tx, DEFAULT_TENANT, {"state": 0})
 
 
 def test_lists_are_newest_first_and_their_totals_exact(fabric: Fabric, node: Node) -> None:

@@ -95,6 +95,13 @@ def test_a_server_of_another_kind_is_named_as_such(stranger: str, status: str, c
     assert caught.value.code is code
 
 
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_a_number_that_json_has_not_is_a_mistake_of_the_caller(weight: float) -> None:
+    with pytest.raises(Failure, match="give finite numbers") as caught:
+        Client("http://127.0.0.1:1").change_tenant("lab", {"weight": weight})
+    assert caught.value.code is ExitCode.USAGE
+
+
 @pytest.mark.parametrize("server", ["127.0.0.1:8080", "ftp://127.0.0.1", "http://", "nonsense"])
 def test_what_is_no_server(server: str) -> None:
     with pytest.raises(Failure, match="is no server") as caught:

@@ -56,6 +56,11 @@ def test_everything_that_matters_is_on_the_picture() -> None:
     assert "4 earlier changes" in text
 
 
+def test_gpu_memory_is_counted_as_on_the_card() -> None:
+    tenant = {"name": "lab", "quota": {"gpu_memory_bytes": 80 * 10**9}, "used": {"gpu_memory_bytes": 40 * 10**9}}
+    assert "40 GB of 80 GB" in drawn(told(tenant=tenant))
+
+
 def test_words_of_others_do_not_steer_the_terminal() -> None:
     nasty = told(causes=[{"code": "hold", "message": "a\x1b[31mb [bold]c", "numbers": {}}])
     assert "\x1b" not in drawn(nasty)

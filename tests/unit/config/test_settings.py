@@ -39,12 +39,15 @@ def test_a_value_that_cannot_be_used_is_named_with_its_variable(variable: str, v
 
 
 def test_a_misspelt_variable_is_refused() -> None:
-    with pytest.raises(SettingsError, match="CFAB_DATABSE_URL is not a setting"):
+    with pytest.raises(SettingsError, match="CFAB_DATABSE_URL is not a setting; did you mean CFAB_DATABASE_URL"):
         load_settings({"CFAB_DATABSE_URL": "x"})
 
 
 def test_variables_of_others_are_left_alone() -> None:
-    assert load_settings({"PATH": "/bin", "CFAB_JOB_ID": "1", "CFAB_ATTEMPT": "1"}) == Settings()
+    assert (
+        load_settings({"PATH": "/bin", "CFAB_JOB_ID": "1", "CFAB_ATTEMPT": "1", "CFAB_CONFIG": "/x", "CFAB_GPUS": ""})
+        == Settings()
+    )
 
 
 def test_a_secret_comes_from_a_file_without_its_line_end(tmp_path: Path) -> None:
