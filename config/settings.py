@@ -108,6 +108,12 @@ def _setting(default: Any, parse: Callable[[str], Any], doc: str, secret: bool =
     return field(default=default, repr=not secret, metadata={"parse": parse, "doc": doc, "secret": secret})
 
 
+def _unix_socket(text: str) -> str:
+    if not text.startswith("unix:///"):
+        raise ValueError("must be unix:// and the absolute path of a socket, such as unix:///var/run/docker.sock")
+    return text
+
+
 @dataclass(frozen=True)
 class Settings:
     """All settings with their defaults; `load_settings` fills them from the environment."""
@@ -210,6 +216,25 @@ class Settings:
     sandbox: str = _setting("preferred", _one_of("required", "preferred", "off"), "Whether jobs run under bubblewrap.")
     job_network: str = _setting("host", _one_of("host", "none"), "Network of a sandboxed job.")
     job_uid_base: int = _setting(200_000, _positive_int, "First numeric uid of jobs when the worker is root.")
+    container_runtime: str = _setting(
+        "auto",
+        _one_of("auto", "off", "required"),
+        "Whether a node runs containers: auto if a Docker Engine answers when the worker starts.",
+    )
+    docker_host: str = _setting(
+        "unix:///var/run/docker.sock", _unix_socket, "The Docker Engine's socket on this node: unix:// and its path."
+    )
+    container_network: str = _setting(
+        "bridge", _one_of("bridge", "none"), "Network of containers: bridge is the engine's own, none is none at all."
+    )
+    container_pull: str = _setting(
+        "always",
+        _one_of("always", "missing", "never"),
+        "always looks each tag up at its registry, missing takes what the node has, never pulls.",
+    )
+    container_images_max_bytes: int = _setting(
+        100 * 2**30, _positive_int, "Size of the images a node keeps of those it pulled; others are left alone."
+    )
     drain_on_stop: bool = _setting(False, _flag, "SIGTERM drains a worker; otherwise it detaches and jobs go on.")
     drain_limit_s: float = _setting(300.0, _seconds, "How long a drain waits for running jobs before it stops them.")
     fetch_schemes: tuple[str, ...] = _setting(("https", "http"), _words, "URL schemes a worker downloads from.")

@@ -27,6 +27,8 @@ from workers.agent.capacity import host_identity
 from workers.agent.step import install
 from workers.artifacts import ArtifactCache, CacheUnusable, FetchPolicy
 from workers.runners.base import RunnerError
+from workers.runners.composite import Runners
+from workers.runners.container import ContainerOptions, ContainerRunner
 from workers.runners.keeper_client import KeeperOptions
 from workers.runners.process import ProcessRunner
 from workers.sandbox.detect import SandboxUnavailable, detect
@@ -59,6 +61,7 @@ def build_agent(settings: Settings) -> Agent:
             bwrap=plan.bwrap,
         )
     )
+    containers = _containers(settings, root / "containers")
     hide = tuple(str(p) for p in (root / "cache", settings.data_dir.expanduser()) if p.exists())
     db = Database(
         settings.agent_url, pool_size=2, application_name=f"cfab-agent {settings.node}"[:63],
@@ -67,8 +70,34 @@ def build_agent(settings: Settings) -> Agent:
     )  # fmt: skip
     confinement = Confinement(plan.sandbox, settings.job_network, hide)
     return Agent(
-        db, settings, runner, cache, Ringer(settings), confinement, host_identity(str(root)), stale=_end_this_process
+        db, settings, Runners(runner, containers) if containers else runner, cache, Ringer(settings), confinement,
+        host_identity(str(root)), ("process", "container") if containers else ("process",), stale=_end_this_process,
+    )  # fmt: skip
+
+
+def _containers(settings: Settings, directory: Path) -> ContainerRunner | None:
+    """The runner of containers; None where there is to be none, or no Docker Engine answers.
+
+    Raises RunnerError where one is required, or where containers of an earlier worker may still run.
+    """
+    left = (directory / "attempts").is_dir() and any((directory / "attempts").iterdir())
+    if settings.container_runtime == "off" and not left:
+        return None
+    options = ContainerOptions(
+        directory=directory,
+        engine=settings.docker_host.removeprefix("unix://"),
+        max_image_bytes=settings.container_images_max_bytes,
     )
+    try:
+        return ContainerRunner(options)
+    except RunnerError as exc:
+        if left:
+            # Without the engine nobody can know whether they run; to hand them to other nodes would run them twice.
+            raise RunnerError(f"{exc}; an earlier worker has left containers there: start that engine again") from exc
+        if settings.container_runtime == "required":
+            raise
+        log.info("this node runs no containers: %s", exc)
+        return None
 
 
 def _take_node(root: Path) -> None:

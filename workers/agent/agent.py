@@ -29,7 +29,7 @@ from app.storage.database import Database
 from config.settings import Settings
 from workers.agent.capacity import offer
 from workers.agent.claimer import ClaimLoop
-from workers.agent.launch import run_spec
+from workers.agent.launch import container_spec, run_spec
 from workers.agent.outcome import ending_of_failed_fetch
 from workers.agent.registry import Entry, Registry
 from workers.agent.renewer import Renewer
@@ -277,6 +277,8 @@ class Agent:
         return entry
 
     def _spec(self, one: Assignment, entry: Entry) -> RunSpec:
+        if one.runner == "container":
+            return container_spec(one, entry.slot, entry.deadline, self._settings)
         attempt_id, runner = str(one.attempt_id), self._runner
         return run_spec(
             one, entry.slot, entry.deadline, runner.work_dir(attempt_id), runner.files_dir(attempt_id),

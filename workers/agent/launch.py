@@ -6,7 +6,10 @@ import json
 from pathlib import PurePosixPath
 
 from app.domain.job import Assignment
+from config.settings import Settings
+from workers.containers.recipe import FILES, WORK
 from workers.runners.base import RunSpec
+from workers.runners.container import ContainerSpec
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CONFIG = "config.json"
@@ -36,11 +39,7 @@ def run_spec(
         "TMPDIR": "/tmp" if sandbox == "bubblewrap" else work_dir,
         "LANG": "C.UTF-8",
         **one.environment,
-        "CFAB_JOB_ID": str(one.job_id),
-        "CFAB_ATTEMPT": str(one.attempt),
-        "CFAB_GPUS": ",".join(one.gpu_uuids),
-        "CUDA_VISIBLE_DEVICES": ",".join(one.gpu_uuids),
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        **_fabric_env(one),
     }
     files = {}
     if one.config is not None:
@@ -66,6 +65,52 @@ def run_spec(
         gpus=() if simulated_gpus else one.gpu_uuids,
         files=files,
     )
+
+
+def container_spec(one: Assignment, slot: int, deadline: float, settings: Settings) -> ContainerSpec:
+    """The specification of an assignment that runs in a container of its image.
+
+    The image's own environment, user and working directory stand; a command takes the place of its entry point, and
+    without one the image's program is run with the arguments.
+    """
+    env = {"HOME": WORK, "TMPDIR": "/tmp", **one.environment, **_fabric_env(one), "CFAB_WORK_DIR": WORK}
+    files = {}
+    if one.config is not None:
+        files[CONFIG] = json.dumps(one.config, separators=(",", ":"))
+        env["CFAB_CONFIG"] = f"{FILES}/{CONFIG}"
+    given = bool(one.command) or one.script is not None
+    limited = one.hard_limits
+    return ContainerSpec(
+        attempt_id=str(one.attempt_id),
+        job_id=str(one.job_id),
+        attempt=one.attempt,
+        argv=_argv(one) if given else list(one.arguments),
+        env=env,
+        deadline=deadline,
+        cpus_milli=one.resources.cpus_milli if limited else None,
+        memory_bytes=one.resources.memory_bytes if limited else None,
+        slot=slot,
+        time_limit_s=one.time_limit_s,
+        grace_s=one.grace_s,
+        log_cap_bytes=settings.log_cap_bytes,
+        network=settings.container_network,
+        gpus=() if settings.simulate_gpus else one.gpu_uuids,
+        files=files,
+        image=one.image or "",
+        own_entrypoint=not given,
+        pull=settings.container_pull,
+    )
+
+
+def _fabric_env(one: Assignment) -> dict[str, str]:
+    """The fabric's own variables, which nobody can override."""
+    return {
+        "CFAB_JOB_ID": str(one.job_id),
+        "CFAB_ATTEMPT": str(one.attempt),
+        "CFAB_GPUS": ",".join(one.gpu_uuids),
+        "CUDA_VISIBLE_DEVICES": ",".join(one.gpu_uuids),
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
 
 
 def _argv(one: Assignment) -> list[str]:

@@ -16,6 +16,8 @@ def ending_of(record: ExitRecord) -> Ending:
     """The ending that a record tells of. A signal is never folded into the exit code."""
     if record.spawn_error is not None:
         return Ending(exit_code=None, started=False, refused=True)
+    if record.node_fault is not None:
+        return Ending(started=False, node_fault=True)
     if record.keeper_lost or record.lease_lost:
         # A lease runs out when we cannot reach the database; only a dead keeper may be the job's doing.
         return Ending(lost=True, started=record.keeper_lost)
@@ -34,6 +36,8 @@ def message_of(record: ExitRecord) -> str:
     """Why it ended, in words; empty for an exit with 0."""
     if record.spawn_error is not None:
         return f"the program could not be started: {record.spawn_error}"
+    if record.node_fault is not None:
+        return record.node_fault
     if record.stop_cause in OURS:
         return f"its node ended it ({record.stop_cause})"
     if record.keeper_lost:

@@ -306,7 +306,8 @@ class Jobs:
                     if attempt.state == ENDED:
                         break
                     attempt.output.take(stream, payload)
-                    self._news.grown[attempt.id] = attempt.output
+                    if attempt.state == RUNNING:
+                        self._news.grown[attempt.id] = attempt.output
                     if stream == 2:
                         attempt.error_tail = (attempt.error_tail + payload)[-TAIL_BYTES:]
             output.close()
@@ -323,6 +324,9 @@ class Jobs:
             attempt.state = RUNNING
             self.note(attempt)
             self._announce(attempt)
+            if attempt.output.spool_bytes:
+                # Nothing of a program's output is told before its start is.
+                self._news.grown[attempt.id] = attempt.output
             # What was asked for while it started.
             if attempt.kill_sent:
                 self._kill(attempt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,13 +13,15 @@ from typing import Any
 from workers.containers import recipe
 from workers.containers.engine import Engine, EngineError
 from workers.keeper.spec import BadSpec
-from workers.runners.base import Cancelled, PrepareCancelled, RunnerError, RunSpec, Sample
+from workers.runners.base import Cancelled, PrepareCancelled, RunnerError, RunnerUnavailable, RunSpec, Sample
 from workers.runners.keeper_client import KeeperOptions
 from workers.runners.process import ProcessRunner
 
 KEEPER_SCRIPT = Path(__file__).resolve().parents[1] / "containers" / "main.py"
 SAMPLERS = 8
 SAMPLE_TIMEOUT_S = 5.0
+REBIRTH_S = 15.0
+REBIRTH_RETRY_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,16 @@ class ContainerRunner(ProcessRunner):
         check_engine(options.engine)
         self._engine = Engine(options.engine, timeout_s=SAMPLE_TIMEOUT_S)
         self._samplers = ThreadPoolExecutor(SAMPLERS, thread_name_prefix="container-sample")
-        super().__init__(options)
+        give_up_at = time.monotonic() + REBIRTH_S
+        while True:
+            try:
+                super().__init__(options)
+                return
+            except RunnerUnavailable:
+                # Its guard may just be starting it again.
+                if time.monotonic() > give_up_at:
+                    raise
+                time.sleep(REBIRTH_RETRY_S)
 
     def prepare(self, spec: RunSpec, cancelled: Cancelled) -> RunSpec:
         """Check the spec; its image is brought when it starts, so that the job's log shows how that goes."""

@@ -51,7 +51,12 @@ class Site:
         self._opened: list[ProcessRunner] = []
 
     def agent(
-        self, name: str = "n1", faults: FaultPlan | None = None, runner: Runner | None = None, **settings: Any
+        self,
+        name: str = "n1",
+        faults: FaultPlan | None = None,
+        runner: Runner | None = None,
+        runners: tuple[str, ...] = ("process",),
+        **settings: Any,
     ) -> Agent:
         """A running agent; a second one of a name is its restart."""
         values = {
@@ -69,7 +74,7 @@ class Site:
             2**20,
             FetchPolicy(allow_loopback=True, max_bytes=2**20, timeout_s=5.0),
         )
-        agent = Agent(db, chosen, runner, cache, Ringer(chosen), Confinement(), f"host:{name}")
+        agent = Agent(db, chosen, runner, cache, Ringer(chosen), Confinement(), f"host:{name}", runners)
         self.agents.append(agent)
         self._databases.append(db)
         agent.start()

@@ -1,0 +1,134 @@
+"""Jobs with an image, from their row to their end, on a real Docker Engine; processes go on beside them."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from app.domain.job import JobRequest
+from app.domain.priority import PriorityClass
+from app.domain.resources import Resources
+from app.domain.states import JobState
+from app.services.inspect import job_detail
+from app.services.stop import request_stop
+from tests.engine import TEST_IMAGE, TestEngine
+from tests.factories import Fabric, until
+from tests.integration.agent.conftest import Site
+from workers.agent.agent import Agent
+from workers.runners.composite import Runners
+from workers.runners.container import ContainerOptions, ContainerRunner
+
+
+@pytest.fixture
+def host(site: Site, docker_engine: TestEngine, directory: Path) -> Iterator[Callable[..., Agent]]:
+    """Makes the agent of a node with both runners; another call is its restart."""
+    opened: list[ContainerRunner] = []
+
+    def agent(**settings: Any) -> Agent:
+        opened.append(ContainerRunner(ContainerOptions(directory / "containers", engine=docker_engine.socket)))
+        both = Runners(site.processes(), opened[-1])
+        return site.agent("n1", runner=both, runners=("process", "container"), container_network="none", **settings)
+
+    yield agent
+    for one in site.agents:
+        one.stop()
+    last = ContainerRunner(ContainerOptions(directory / "containers", engine=docker_engine.socket))
+    last.shutdown_keeper(kill=True)
+    last.close()
+
+
+def submitted(fabric: Fabric, image: str, *command: str, **more: Any) -> UUID:
+    """A job that runs a command in an image."""
+    request = JobRequest(
+        type="container", priority_class=PriorityClass.FOREGROUND, contract="compute", runner="container",
+        image=image, command=command, **more,
+    )  # fmt: skip
+    return fabric.submit(request)[0]
+
+
+def test_image_runs_with_command_environment_and_configuration(
+    host: Callable[..., Agent], site: Site, fabric: Fabric
+) -> None:
+    host(container_pull="never")
+    program = 'echo "$WHO $CFAB_ATTEMPT"; cat "$CFAB_CONFIG"; echo oops >&2; exit 3'
+    job = submitted(fabric, TEST_IMAGE, "sh", "-c", program, environment={"WHO": "me"}, config={"a": 1})
+    (process,) = fabric.submit(
+        JobRequest(type="process", priority_class=PriorityClass.FOREGROUND, script="echo beside")
+    )
+    site.until_ended(job, process)
+    detail = job_detail(fabric.db, fabric.tenant, job)
+    assert (detail.job.state, detail.job.exit_code) == (JobState.FAILED, 3)
+    assert (detail.stdout, detail.stderr) == (b'me 1\n{"a":1}', b"oops\n")
+    assert site.output(process) == b"beside\n"
+
+
+def test_pulled_image_is_told_in_the_log_and_a_missing_one_is_never_tried_again(
+    host: Callable[..., Agent], site: Site, fabric: Fabric, docker_engine: TestEngine
+) -> None:
+    docker_engine.start_registry()
+    try:
+        digest = docker_engine.push("team/agent:1")
+        host()
+        there = submitted(fabric, f"{docker_engine.registry}/team/agent:1", "true", max_retries=3)
+        absent = submitted(fabric, f"{docker_engine.registry}/team/agent:2", "true", max_retries=3)
+        site.until_ended(there, absent)
+    finally:
+        docker_engine.stop_registry()
+    found = job_detail(fabric.db, fabric.tenant, there)
+    assert found.job.state == JobState.COMPLETED and digest.encode() in found.stderr
+    refused = job_detail(fabric.db, fabric.tenant, absent)
+    assert refused.job.state == JobState.FAILED and len(refused.attempts) == 1
+    assert "team/agent:2" in (refused.attempts[0].reason or "")
+
+
+def test_registry_that_is_away_costs_no_retry_and_the_job_waits(
+    host: Callable[..., Agent], site: Site, fabric: Fabric, docker_engine: TestEngine
+) -> None:
+    host()
+    job = submitted(fabric, f"{docker_engine.registry}/team/tool:1", "true")
+    until(lambda: any(a.outcome for a in job_detail(fabric.db, fabric.tenant, job).attempts))
+    detail = job_detail(fabric.db, fabric.tenant, job)
+    assert "connection refused" in (detail.attempts[0].reason or "")
+    assert fabric.state(job) in (JobState.PENDING, JobState.STARTING)
+
+
+def test_container_goes_on_while_agent_and_keeper_are_replaced(
+    host: Callable[..., Agent], site: Site, fabric: Fabric, directory: Path
+) -> None:
+    first = host(container_pull="never")
+    program = "echo one; while [ ! -e /work/go ]; do sleep 0.05; done; echo two"
+    job = submitted(fabric, TEST_IMAGE, "sh", "-c", program)
+    until(lambda: fabric.state(job) == JobState.RUNNING)
+    first.stop()
+    keeper = first._runner._containers.hello["pid"]  # type: ignore[attr-defined]
+    os.kill(keeper, signal.SIGKILL)
+    host(container_pull="never")
+    (attempt,) = job_detail(fabric.db, fabric.tenant, job).attempts
+    (directory / "containers" / "attempts" / str(attempt.id) / "work" / "go").touch()
+    site.until_ended(job)
+    detail = job_detail(fabric.db, fabric.tenant, job)
+    assert (detail.job.state, len(detail.attempts), detail.stdout) == (JobState.COMPLETED, 1, b"one\ntwo\n")
+
+
+def test_stop_and_limits_reach_the_container(host: Callable[..., Agent], site: Site, fabric: Fabric) -> None:
+    host(container_pull="never")
+    stopped = submitted(fabric, TEST_IMAGE, "sleep", "1000")
+    late = submitted(fabric, TEST_IMAGE, "sleep", "1000", time_limit_s=0.5, grace_s=0.5)
+    hungry = submitted(
+        fabric, TEST_IMAGE, "dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1",
+        resources=Resources(cpus_milli=100, memory_bytes=32 << 20),
+    )  # fmt: skip
+    until(lambda: fabric.state(stopped) == JobState.RUNNING)
+    request_stop(fabric.db, fabric.tenant, stopped, "user", "enough")
+    site.until_ended(stopped, late, hungry)
+    assert fabric.state(stopped) == JobState.CANCELLED
+    (attempt,) = job_detail(fabric.db, fabric.tenant, late).attempts
+    assert attempt.limit_hit == "time"
+    (attempt,) = job_detail(fabric.db, fabric.tenant, hungry).attempts
+    assert attempt.oom
