@@ -60,6 +60,7 @@ class Finished:
     output_bytes: int = 0
     truncated_bytes: int = 0
     log_gap: bool = False
+    image_digest: str | None = None
     chunks: Sequence[Chunk] = field(default_factory=tuple)
 
 
@@ -171,6 +172,9 @@ def end_attempts(tx: Tx, verdicts: Sequence[tuple[Row, Finished, Verdict]]) -> f
             again[row.key_id] = min(again.get(row.key_id, row.queue_seq), row.queue_seq)
     revive_keys(tx, again)
     stored.write_endings(tx, [_columns(row, end, verdict) for row, end, verdict in verdicts])
+    images = {row.attempt_id: end.image_digest for row, end, _verdict in verdicts if end.image_digest is not None}
+    if images:
+        stored.write_images(tx, images)
     return frozenset(
         PriorityClass(row[9])
         for row, _end, verdict in verdicts

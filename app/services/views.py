@@ -100,6 +100,7 @@ class AttemptView:
     output_bytes: int
     truncated_bytes: int
     log_gap: bool
+    image_digest: str | None
 
 
 @dataclass(frozen=True)
@@ -206,6 +207,7 @@ def attempt_view(row: Row) -> AttemptView:
         output_bytes=row.output_bytes,
         truncated_bytes=row.truncated_bytes,
         log_gap=row.log_gap,
+        image_digest=row.image_digest,
     )
 
 

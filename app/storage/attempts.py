@@ -27,6 +27,15 @@ def write_endings(tx: Tx, endings: Sequence[Mapping[str, Any]]) -> None:
     tx.run("SELECT end_attempts(%(ends)s)", {"ends": records(endings)})
 
 
+def write_images(tx: Tx, digests: Mapping[UUID, str]) -> None:
+    """Notes which image each of these attempts has run, by its registry's digest."""
+    tx.run(
+        """UPDATE attempt a SET image_digest = i.digest
+        FROM unnest(%(ids)s::uuid[], %(digests)s::text[]) AS i (id, digest) WHERE a.id = i.id""",
+        {"ids": list(digests), "digests": list(digests.values())},
+    )
+
+
 def mark_started(tx: Tx, starts: Sequence[Mapping[str, Any]]) -> set[UUID]:
     """Starting jobs become running under the fence; the attempts that were still current.
 

@@ -237,6 +237,7 @@ attempt = Table(
     Column("log_gap", Boolean, server_default=text("false"), nullable=False),
     Column("peak_cpu_cores", Double),
     Column("peak_gpu_memory_bytes", BigInteger),
+    Column("image_digest", Text),
     PrimaryKeyConstraint("id", name="pk_attempt"),
     ForeignKeyConstraint(["job_id"], ["job.id"], name="fk_attempt_job", ondelete="CASCADE"),
     UniqueConstraint("job_id", "number", name="uq_attempt_number"),

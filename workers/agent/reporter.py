@@ -334,6 +334,7 @@ class Reporter:
             peak_gpu_memory_bytes=entry.peak_gpu_memory_bytes,
             output_bytes=record.spool_bytes,
             truncated_bytes=record.truncated_bytes,
+            image_digest=record.image_digest,
             log_gap=gap,
             chunks=chunks,
         )

@@ -248,6 +248,9 @@ class AttemptShown(ma.Schema):
     output_bytes = fields.Integer()
     truncated_bytes = fields.Integer()
     log_gap = fields.Boolean()
+    image_digest = fields.String(
+        allow_none=True, metadata={"description": "What its image's name stood for: the registry's sha256 digest."}
+    )
 
 
 class JobShown(ma.Schema):

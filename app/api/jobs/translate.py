@@ -228,6 +228,7 @@ def attempt_shown(attempt: AttemptView) -> dict[str, Any]:
         "output_bytes": attempt.output_bytes,
         "truncated_bytes": attempt.truncated_bytes,
         "log_gap": attempt.log_gap,
+        "image_digest": attempt.image_digest,
     }
 
 

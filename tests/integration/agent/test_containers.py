@@ -82,6 +82,7 @@ def test_pulled_image_is_told_in_the_log_and_a_missing_one_is_never_tried_again(
         docker_engine.stop_registry()
     found = job_detail(fabric.db, fabric.tenant, there)
     assert found.job.state == JobState.COMPLETED and digest.encode() in found.stderr
+    assert found.attempts[0].image_digest == digest
     refused = job_detail(fabric.db, fabric.tenant, absent)
     assert refused.job.state == JobState.FAILED and len(refused.attempts) == 1
     assert "team/agent:2" in (refused.attempts[0].reason or "")
