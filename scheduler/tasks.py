@@ -37,6 +37,7 @@ def make_tasks(db: Database, settings: Settings) -> dict[str, Task]:
             Task("stats", 2 * tick, lambda: recover.fold_stats(db)),
             Task("statistics", 2 * tick, lambda: recover.sum_up(db)),
             Task("audit", 60.0, lambda: recover.audit(db)),
+            Task("jobs", 5.0, lambda: recover.forget_jobs(db, settings)),
             Task("keys", 60.0, lambda: recover.forget_keys(db, settings)),
             Task("retain", 3600.0, lambda: recover.retain(db, settings)),
         )

@@ -72,7 +72,8 @@ def _ended(job: JobNow) -> Cause:
     after = f" after {amounts.counted(job.attempt, 'attempt')}" if job.attempt > 1 else ""
     told = f": {job.message}" if job.message else ""
     numbers = {"exit_code": job.exit_code, "signal": job.signal, "attempts": job.attempt, "outcome": job.last_outcome}
-    return Cause(code, f"The job is {job.state.word}{end}{when}{after}{told}.", numbers)
+    word = job.state.word if code != Code.CANCELLED else f"was {job.state.word}"
+    return Cause(code, f"The job {word}{end}{when}{after}{told}.", numbers)
 
 
 def _end(job: JobNow) -> str:

@@ -109,7 +109,7 @@ def _missing(row: Row, position: int) -> Iterator[Frame]:
     if row.output_bytes > position:
         yield Frame(FABRIC, at, _gap(row.output_bytes - position))
     elif row.log_gap and row.output_bytes == 0:
-        yield Frame(FABRIC, at, b"[log gap: output is missing here]\n")
+        yield Frame(FABRIC, at, b"[log gap: output may be missing here]\n")
     if row.truncated_bytes:
         yield Frame(FABRIC, at, b"[truncated: %d bytes were dropped]\n" % row.truncated_bytes)
 

@@ -17,7 +17,7 @@ from app.domain.errors import Unavailable
 from app.domain.policy import Ending, brake, judge
 from app.domain.priority import PriorityClass
 from app.domain.states import StopCause
-from app.services import statistics
+from app.services import samples, statistics
 from app.services.events import held_alerts
 from app.services.nodes import Orphan
 from app.services.report import Finished, end_attempts
@@ -58,6 +58,7 @@ def reap(db: Database, settings: Settings, batch: int = 200) -> Pass:
     Nothing is reaped within one lease of the database's start, nor when so many leases expire at once that the fault
     must be ours: the first such pass only notes it, and one lease later the reaper goes on regardless.
     """
+    lost: list[UUID] = []
 
     def work(tx: Tx, done: Pass) -> None:
         seen = leases.census(tx)
@@ -71,11 +72,13 @@ def reap(db: Database, settings: Settings, batch: int = 200) -> Pass:
         if brake(seen.expired, seen.live) and not _brake_is_over(tx, settings, done):
             done.detail["waits"] = "too many leases expired at once"
             return
-        rows = leases.expired(tx, batch)
-        done.ready = _expire(tx, [row.attempt_id for row in rows], done)
+        lost[:] = [row.attempt_id for row in leases.expired(tx, batch)]
+        done.ready = _expire(tx, lost, done)
 
     try:
-        return _task(db, "reap", work)
+        done = _task(db, "reap", work)
+        samples.keep_peaks(db, lost)
+        return done
     except Unavailable:
         raise
     except Exception:
@@ -101,6 +104,7 @@ def _reap_one_by_one(db: Database, settings: Settings, batch: int) -> Pass:
             raise
         except Exception as exc:
             done.detail["alerts"].append(f"attempt {attempt_id} cannot be ended: {exc}")
+    samples.keep_peaks(db, attempt_ids)
     return done
 
 
@@ -127,11 +131,13 @@ def _expire(tx: Tx, attempt_ids: Sequence[UUID], done: Pass) -> frozenset[Priori
 
 
 def _lost(row: Row, message: str, count_node: bool = True) -> tuple[Finished, Any]:
+    """The end of an attempt whose node tells nothing more: what it printed last may be missing from its log."""
     ending = Ending(lost=True, started=count_node and row.started_at is not None)
     cause = None if row.stop_cause is None else StopCause(row.stop_cause)
     others = len([node for node in row.lost_nodes if node != row.node_id])
     verdict = judge(ending, cause, row.failures, row.max_retries, lost_nodes=others)
-    return Finished(row.attempt_id, row.token, ending, message=message), verdict
+    gap = row.started_at is not None
+    return Finished(row.attempt_id, row.token, ending, message=message, log_gap=gap), verdict
 
 
 def hand_back(
@@ -146,7 +152,9 @@ def hand_back(
             for row in rows
             if row.current == row.attempt_id and row.token == tokens[row.attempt_id]
         ]
-        return end_attempts(tx, verdicts)
+        ready = end_attempts(tx, verdicts)
+    samples.keep_peaks(db, [row.attempt_id for row, _end, _verdict in verdicts if row.started_at is not None])
+    return ready
 
 
 def end_drains(db: Database, limit: int = 1000) -> Pass:
@@ -230,14 +238,28 @@ def retain(db: Database, settings: Settings, ahead: int = 14) -> Pass:
     def work(tx: Tx, done: Pass) -> None:
         done.detail["made"] = upkeep.make_partitions(tx, ahead)
         done.detail["dropped"] = upkeep.drop_partitions(tx, settings.retain_days)
-        done.detail["jobs"] = upkeep.drop_old_jobs(tx, settings.retain_jobs_days, 5000)
         done.detail["samples"] = tracked.drop_old_samples(tx, settings.retain_days)
-        done.detail["tracked"] = tracked.drop_old_jobs(tx, settings.retain_jobs_days, 5000)
         statistics.drop_old(tx)
         if upkeep.try_task_lock(tx, "stats"):
             done.detail["counts"] = jobs.drop_empty_counts(tx)
 
     return _task(db, "retain", work)
+
+
+def forget_jobs(db: Database, settings: Settings, limit: int = 5000) -> Pass:
+    """Drops jobs that ended before their retention, in bounded steps: often, as jobs end at any rate.
+
+    Each step looks at the next `limit` jobs that are old enough by their ids, which tell when they were submitted, and
+    remembers where it stopped; so jobs that are old and go on cost no more than a look in each round.
+    """
+
+    def work(tx: Tx, done: Pass) -> None:
+        before = upkeep.last_detail(tx, "jobs")
+        for table in upkeep.OLD_JOBS:
+            step = upkeep.drop_old_jobs(tx, table, settings.retain_jobs_days, limit, before.get(f"after_{table}"))
+            done.detail |= {table: step.gone, f"after_{table}": None if step.seen < limit else str(step.last)}
+
+    return _task(db, "jobs", work)
 
 
 def forget_keys(db: Database, settings: Settings, limit: int = 200_000) -> Pass:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -15,6 +16,8 @@ from app.storage import explain as keys
 from app.storage import jobs
 from app.storage import samples as stored
 from app.storage.database import Database, Row, Tx
+
+log = logging.getLogger(__name__)
 
 RECENT = 30
 """Samples of each job that `latest` gives, for a sparkline."""
@@ -79,6 +82,20 @@ def store(db: Database, samples: Sequence[Measured]) -> None:
     if samples:
         with db.transaction("samples") as tx:
             stored.insert(tx, [asdict(one) for one in samples])
+
+
+def keep_peaks(db: Database, attempt_ids: Sequence[UUID]) -> None:
+    """Keeps the greatest samples of attempts that were lost in their records, since their node told no peaks.
+
+    After their end, each in a transaction of its own: an attempt of weeks has many samples, and nobody is to wait for
+    them. What fails is logged, for it costs a figure and no job.
+    """
+    for attempt_id in attempt_ids:
+        try:
+            with db.transaction("samples") as tx:
+                stored.keep_peaks(tx, attempt_id)
+        except Exception as exc:
+            log.warning("the peaks of lost attempt %s are not kept: %s", attempt_id, exc)
 
 
 def of_job(

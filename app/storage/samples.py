@@ -27,6 +27,22 @@ def insert(tx: Tx, samples: Sequence[Mapping[str, Any]]) -> int:
     )
 
 
+def keep_peaks(tx: Tx, attempt_id: UUID) -> None:
+    """Writes the greatest samples of an attempt that was lost into its record; what that has stays where it is more."""
+    tx.run(
+        """WITH lost AS (SELECT id, claimed_at, ended_at FROM attempt WHERE id = %(id)s AND outcome IS NOT NULL
+        ), peak AS (
+            SELECT max(s.memory_bytes) AS memory, max(s.cpu_cores) AS cores, max(s.gpu_memory_bytes) AS gpu_memory
+            FROM lost JOIN sample s ON s.attempt_id = lost.id
+                AND s.day BETWEEN lost.claimed_at::date - 1 AND lost.ended_at::date + 1)
+        UPDATE attempt a SET peak_memory_bytes = GREATEST(a.peak_memory_bytes, p.memory),
+            peak_cpu_cores = GREATEST(a.peak_cpu_cores, p.cores),
+            peak_gpu_memory_bytes = GREATEST(a.peak_gpu_memory_bytes, p.gpu_memory)
+        FROM peak p WHERE a.id = %(id)s AND a.outcome IS NOT NULL AND p.memory IS NOT NULL""",
+        {"id": attempt_id},
+    )
+
+
 def attempts(tx: Tx, job_id: UUID) -> Sequence[Row]:
     """The attempts of a job: id, number, the days between which they ran."""
     return tx.rows(

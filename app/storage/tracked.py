@@ -103,15 +103,6 @@ def drop_old_samples(tx: Tx, retain_days: int) -> int:
     )
 
 
-def drop_old_jobs(tx: Tx, retain_days: int, limit: int) -> int:
-    """Removes jobs that ended long ago, with their samples; how many."""
-    return tx.run(
-        """DELETE FROM tracked_job WHERE id IN (SELECT id FROM tracked_job WHERE state > 3
-            AND ended_at < now() - make_interval(days => %(days)s) LIMIT %(limit)s FOR UPDATE SKIP LOCKED)""",
-        {"days": retain_days, "limit": limit},
-    )
-
-
 _COUNTS = """SELECT tenant_id, kind, state, owner, n FROM observed_count
     UNION ALL SELECT tenant_id, kind, state, owner, n FROM observed_count_delta"""
 

@@ -74,13 +74,32 @@ def make_partitions(tx: Tx, ahead: int) -> int:
     return int(tx.value("SELECT make_day_partitions(%(ahead)s)", {"ahead": ahead}))
 
 
-def drop_old_jobs(tx: Tx, retain_days: int, limit: int) -> int:
-    """Removes jobs that ended long ago, with specs and attempts; how many. Call until it says 0."""
-    return tx.run(
-        """DELETE FROM job WHERE id IN (SELECT id FROM job WHERE state > 3
-            AND finished_at < now() - make_interval(days => %(days)s) LIMIT %(limit)s FOR UPDATE SKIP LOCKED)""",
-        {"days": retain_days, "limit": limit},
+OLD_JOBS = {"job": "finished_at", "tracked_job": "ended_at"}
+"""Tables of jobs by UUIDs of version 7, and where each says when a job ended."""
+
+
+def drop_old_jobs(tx: Tx, table: str, retain_days: int, limit: int, after: str | None) -> Row:
+    """Removes those of the next `limit` jobs behind the id `after` that ended more than `retain_days` ago.
+
+    With all that belongs to them. Returns gone, seen (less than `limit`: this was the last of them) and the last id.
+    Ids begin with the time of the submit, so that no job that came later is looked at.
+    """
+    ended = OLD_JOBS[table]
+    row = tx.row(
+        f"""WITH seen AS MATERIALIZED (
+            SELECT id FROM {table} WHERE id > COALESCE(%(after)s::uuid, '00000000-0000-0000-0000-000000000000')
+                AND id < (lpad(to_hex((extract(epoch FROM now() - make_interval(days => %(days)s)) * 1000)::bigint),
+                    12, '0') || repeat('0', 20))::uuid
+            ORDER BY id LIMIT %(limit)s
+        ), gone AS (
+            DELETE FROM {table} j USING seen WHERE j.id = seen.id AND j.state > 3
+                AND j.{ended} < now() - make_interval(days => %(days)s) RETURNING 1)
+        SELECT (SELECT count(*) FROM gone) AS gone, (SELECT count(*) FROM seen) AS seen,
+            (SELECT id FROM seen ORDER BY id DESC LIMIT 1) AS last""",
+        {"days": retain_days, "limit": limit, "after": after},
     )
+    assert row is not None
+    return row
 
 
 def drop_old_keys(tx: Tx, retain_hours: int, limit: int) -> int:

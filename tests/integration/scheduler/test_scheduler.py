@@ -15,7 +15,7 @@ from scheduler.tasks import make_tasks, perform
 from scheduler.ticker import Ticker
 from tests.factories import BACKGROUND, Fabric, at_once, in_thread, make_fabric, until
 
-NAMES = {"reap", "drain", "promote", "sweep", "stats", "statistics", "audit", "keys", "retain"}
+NAMES = {"reap", "drain", "promote", "sweep", "stats", "statistics", "audit", "jobs", "keys", "retain"}
 
 
 class Bells(Ringer):

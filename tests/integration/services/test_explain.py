@@ -88,7 +88,7 @@ def test_a_job_that_does_not_wait_says_where_it_is_and_how_it_ended(fabric: Fabr
     assert (code(fabric, job_id), why(fabric, job_id).nodes) == (Code.CANCELLED, ())
     (failed,) = fabric.submit(job())
     fabric.finish(fabric.run(node), Ending(exit_code=3), message="boom")
-    assert message(fabric, failed).startswith("The job is failed with exit code 3 at 2")
+    assert message(fabric, failed).startswith("The job failed with exit code 3 at 2")
     assert message(fabric, failed).endswith(": boom.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ from app.domain.job import DEFAULT_TENANT, Assignment, Submitted
 from app.domain.policy import POISON_NODES, Ending
 from app.domain.states import JobState, Reason, StopCause
 from app.services import recover, report
+from app.services.logs import read_log
 from app.services.stop import request_stop
 from app.services.submit import IdempotencyKey, submit
 from app.storage import keys, upkeep
@@ -31,6 +33,18 @@ def test_a_job_whose_lease_ran_out_waits_again_and_pays_nothing(fabric: Fabric, 
     assert row.lost_nodes == [node.id]
     assert fabric.attempts(taken.job_id)[0].outcome == "lost"
     fabric.assert_in_order()
+
+
+def test_the_log_of_a_lost_attempt_says_that_more_may_have_been_printed(fabric: Fabric, node: Node) -> None:
+    fabric.submit(job(), job())
+    started, waiting = fabric.claim(node, 2)
+    fabric.start(started)
+    fabric.expire()
+    fabric.reap()
+    assert [(a.outcome, a.log_gap) for a in fabric.attempts(started.job_id)] == [("lost", True)]
+    assert [(a.outcome, a.log_gap) for a in fabric.attempts(waiting.job_id)] == [("lost", False)]
+    log = read_log(fabric.db, DEFAULT_TENANT, started.job_id)
+    assert [frame.data for frame in log.frames] == [b"[log gap: output may be missing here]\n"]
 
 
 def test_one_attempt_that_cannot_be_ended_holds_up_no_other(fabric: Fabric, node: Node) -> None:
@@ -341,22 +355,40 @@ def test_an_audit_finds_planted_drift_and_mends_nothing(fabric: Fabric, node: No
         assert f"on {node.id}" in alert
 
 
-def test_old_partitions_and_jobs_go_and_new_partitions_come(new_fabric: Fabric) -> None:
+def test_old_partitions_go_and_new_partitions_come(new_fabric: Fabric) -> None:
     fabric = new_fabric
-    node = fabric.add_node()
-    fabric.submit(*[job()] * 3)
-    ended, _running = fabric.claim(node, 2)
-    fabric.finish(ended)
-    fabric.sql("UPDATE job SET finished_at = now() - interval '100 days' WHERE state > 3")
     fabric.sql(
         "CREATE TABLE log_chunk_20200101 PARTITION OF log_chunk FOR VALUES FROM ('2020-01-01') TO ('2020-01-02')"
     )
     done = recover.retain(fabric.db, fabric.settings, ahead=16)
     assert done.detail["dropped"] == ["log_chunk_20200101"]
-    assert done.detail["jobs"] == 1
     assert done.detail["made"] == 3 * 2
-    assert fabric.value("SELECT count(*) FROM attempt") == 1
     assert recover.retain(fabric.db, fabric.settings, ahead=16).detail["made"] == 0
+    fabric.assert_in_order()
+
+
+def test_jobs_that_ended_long_ago_go_in_bounded_steps_past_those_that_go_on(
+    fabric: Fabric, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hundred_days_ago = time.time_ns() - 100 * 86_400 * 10**9
+    with monkeypatch.context() as then:
+        then.setattr("app.services.submit.time.time_ns", lambda: hundred_days_ago)
+        old = fabric.submit(*[job()] * 6)
+    fabric.submit(*[job()] * 2)
+    taken = fabric.claim(node)
+    late, *early = [one for one in taken if one.job_id in old][1:]
+    for one in taken:
+        if one.job_id != old[0]:
+            fabric.finish(one)
+    fabric.sql("UPDATE job SET finished_at = now() - interval '91 days' WHERE state > 3 AND id <> %s", str(late.job_id))
+    gone = []
+    for _ in range(4):
+        gone.append(recover.forget_jobs(fabric.db, fabric.settings, limit=2).detail["job"])
+    left = {row.id for row in fabric.all("SELECT id FROM job")}
+    assert {old[0], late.job_id} == left & set(old)
+    assert len(left) == 4, "what was submitted lately is not even looked at"
+    assert (sum(gone), max(gone)) == (len(early), 2)
+    assert fabric.value("SELECT count(*) FROM attempt") == 4
     fabric.assert_in_order()
 
 

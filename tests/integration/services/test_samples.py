@@ -12,6 +12,7 @@ from app.domain.job import Assignment
 from app.domain.policy import Ending
 from app.services import recover, samples
 from app.services.inspect import job_detail
+from app.services.nodes import Orphan
 from app.services.samples import Measured, SamplePage
 from tests.factories import Fabric, Node, job, share
 
@@ -46,6 +47,20 @@ def test_a_batch_is_one_statement_and_its_times_are_the_databases(fabric: Fabric
     assert {(one.attempt, one.member, one.memory_bytes) for one in page.samples} == {(1, 0, 2**20)}
     add(fabric, taken)
     assert read(fabric, taken.job_id).total == 3
+
+
+@pytest.mark.parametrize("way", ["reaped", "handed back"])
+def test_a_lost_attempt_keeps_the_peaks_that_were_sampled(fabric: Fabric, node: Node, way: str) -> None:
+    taken = running(fabric, node)
+    add(fabric, taken, 3.0, 7.0, 5.0)
+    if way == "reaped":
+        fabric.expire()
+        fabric.reap()
+    else:
+        recover.hand_back(fabric.db, [Orphan(taken.attempt_id, taken.token, started=True)], "its keeper is gone")
+    (record,) = job_detail(fabric.db, fabric.tenant, taken.job_id).attempts
+    assert (record.outcome, record.peak_cpu_cores, record.peak_memory_bytes) == ("lost", 7.0, 2**20)
+    assert record.peak_gpu_memory_bytes is None
 
 
 def test_with_a_start_the_first_come_without_it_the_latest_and_the_total_is_of_all(fabric: Fabric, node: Node) -> None:

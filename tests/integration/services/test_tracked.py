@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from uuid import UUID
 
@@ -198,17 +199,24 @@ class TestTimes:
 
 
 class TestRetention:
-    def test_takes_old_samples_and_jobs_that_ended_long_ago_and_no_others(self, fabric: Fabric) -> None:
+    def test_takes_old_samples_and_jobs_that_ended_long_ago_and_no_others(
+        self, fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        hundred_days_ago = time.time_ns() - 100 * 86_400 * 10**9
         for name in ("old", "ended", "running"):
-            create(fabric, name)
+            with monkeypatch.context() as then:
+                then.setattr("app.services.tracked.time.time_ns", lambda: hundred_days_ago)
+                create(fabric, name)
             tracked.record(fabric.db, DEFAULT_TENANT, name, Usage(1, 1))
         for name in ("old", "ended"):
             change(fabric, name, JobState.COMPLETED)
         fabric.sql("UPDATE tracked_job SET ended_at = now() - interval '91 days' WHERE client_id = 'old'")
+        fabric.sql("UPDATE tracked_job SET ended_at = now() - interval '89 days' WHERE client_id = 'ended'")
         fabric.sql("UPDATE tracked_job SET started_at = now() - interval '91 days' WHERE client_id = 'running'")
         tracked.record(fabric.db, DEFAULT_TENANT, "running", Usage(2, 2))
         fabric.sql("UPDATE tracked_sample SET at = now() - interval '15 days' WHERE cpu_percent = 1")
         recover.retain(fabric.db, fabric.settings)
+        recover.forget_jobs(fabric.db, fabric.settings)
         names = [row[0] for row in fabric.all("SELECT client_id FROM tracked_job ORDER BY 1")]
         assert names == ["ended", "running"]
         assert fabric.value("SELECT count(*) FROM tracked_sample") == 1
