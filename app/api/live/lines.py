@@ -104,13 +104,19 @@ def as_lines(frames: Iterable[Frame], tail: int | None) -> tuple[list[str], bool
     lines = b"".join(frame.data for frame in kept).split(b"\n")
     if lines[-1] == b"":
         lines.pop()
+    kept_lines = _within_bytes(lines)
+    truncated = counter.lines > len(kept_lines) or kept_lines[-1:] != lines[-1:]
+    return [line.decode("utf-8", "replace") for line in kept_lines], truncated
+
+
+def _within_bytes(lines: list[bytes]) -> list[bytes]:
+    """As many of the last lines as MAX_LINES_BYTES hold; of a last line that is longer, its end."""
     size = 0
     for place in range(len(lines) - 1, -1, -1):
         size += len(lines[place]) + 1
         if size > MAX_LINES_BYTES:
-            lines = lines[place + 1 :]
-            break
-    return [line.decode("utf-8", "replace") for line in lines], counter.lines > len(lines)
+            return lines[place + 1 :] or [lines[place][1 - MAX_LINES_BYTES :]]
+    return lines
 
 
 class _Counter:

@@ -39,6 +39,14 @@ class LogPiece:
     """`data` decoded; characters that are cut between two pieces are whole in the second."""
 
 
+@dataclass(frozen=True)
+class _Placed(Frame):
+    """A frame with the place behind it: a position, and how many frames from there on have been seen."""
+
+    position: int
+    seen: int
+
+
 Render = Callable[[LogPiece | JobView], Message]
 """A contract's form of a piece of output, and of the job as it was when it had ended."""
 
@@ -79,9 +87,9 @@ class LogFeed:
     def read(self, version: int) -> tuple[Sequence[Message], Next]:
         """The next stretch of output, or the end of the job."""
         if self._tail is not None:
-            pieces = self._last(self._tail)
+            pieces = [self._render(piece) for piece in self._last(self._tail)]
             self._tail = None
-            return [self._render(piece) for piece in pieces], Next.MORE
+            return pieces, Next.MORE
         part = self._slice(version)
         if not self._primed:
             self._prime(part)
@@ -146,21 +154,25 @@ class LogFeed:
         for frame in [*before, *part.frames[: self._place.seen]]:
             self._decoder(frame.stream).decode(frame.data)
 
-    def _last(self, count: int) -> list[LogPiece]:
-        """The last lines of what there is now; the place moves to its end first, so each piece resumes behind it."""
+    def _last(self, count: int) -> Iterator[LogPiece]:
+        """The last lines of what there is now; a client can go on behind each piece."""
         first = logs.read_log(self._db, self._tenant_id, self._job_id, self._place.attempt or None, 0, CHUNKS_AT_A_TIME)
-        end, seen = 0, 0
+        position, seen = 0, 0
 
-        def frames() -> Iterator[Frame]:
-            nonlocal end, seen
+        def frames() -> Iterator[_Placed]:
+            nonlocal position, seen
             for part in slices(self._read_on(first.attempt), first):
-                seen = len(part.frames) if part.next_position == end else 0
-                end = part.next_position
-                yield from only(part.frames, self._stream)
+                start = position
+                for number, frame in enumerate(part.frames, 1):
+                    done = number == len(part.frames) and part.next_position > start
+                    position, seen = (part.next_position, 0) if done else (start, number)
+                    yield _Placed(frame.stream, frame.at, frame.data, position, seen)
 
-        kept = last_lines(frames(), count)
-        self._place = Place(first.attempt, end, seen)
-        return [self._piece(frame) for frame in kept]
+        for frame in last_lines(only(frames(), self._stream), count):
+            assert isinstance(frame, _Placed)
+            self._place = Place(first.attempt, frame.position, frame.seen)
+            yield self._piece(frame)
+        self._place = Place(first.attempt, position, seen)
 
     def _read_on(self, attempt: int) -> Callable[[int], LogSlice]:
         return lambda after: logs.read_log(self._db, self._tenant_id, self._job_id, attempt, after, CHUNKS_AT_A_TIME)
