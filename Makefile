@@ -7,10 +7,10 @@ DEV := $(VENV)/.dev-installed
 RUN := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint format model chaos bench lock clean
+.PHONY: help setup demo up test test-gpu lint format model chaos bench lock clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 setup: $(RUN)  ## Make .venv with cfab in it, from the hash-pinned lock file
 
@@ -39,6 +39,9 @@ test: $(DEV)  ## Run all tests on embedded servers
 	@echo "chaos in short, by itself; then all other tests side by side"
 	@$(BIN)/python -m pytest -q tests/chaos
 	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --ignore tests/chaos $(PYTEST_ARGS)
+
+test-gpu: $(DEV)  ## Run what needs an NVIDIA GPU, without a network; skips where there is none
+	@$(BIN)/python -m pytest -q -rs tests/gpu $(PYTEST_ARGS)
 
 lint: $(DEV)  ## Check style, types and the direction of imports
 	@$(BIN)/ruff check --quiet .

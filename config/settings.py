@@ -213,6 +213,15 @@ class Settings:
     memory_mib: int = _setting(0, _count, "MiB a node offers; 0: nine tenths of what it has.")
     gpus: str = _setting("", str, "Indices or UUIDs of the GPUs a node offers, or none; empty: all.")
     simulate_gpus: str = _setting("", str, "GPUs to pretend, such as 4xA100-80GB,2xT4-16GB.")
+    simulate_gpu_faults: str = _setting(
+        "", str, "File that makes pretended GPUs err, for tests: lines such as 0 lost, 1 memory 4096."
+    )
+    gpu_poll_s: float = _setting(5.0, _seconds, "How often an agent looks at its GPUs.")
+    gpu_stranger_mib: int = _setting(
+        1024, _count, "MiB of an idle GPU's memory that somebody else may use before it is taken out; 0: any."
+    )
+    cluster: str = _setting("default", str, "Cluster that a node belongs to.")
+    node_labels: str = _setting("", str, "Labels of a node, such as zone=a,disk=nvme.")
     sandbox: str = _setting("preferred", _one_of("required", "preferred", "off"), "Whether jobs run under bubblewrap.")
     job_network: str = _setting("host", _one_of("host", "none"), "Network of a sandboxed job.")
     job_uid_base: int = _setting(200_000, _positive_int, "First numeric uid of jobs when the worker is root.")

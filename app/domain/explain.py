@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
@@ -39,6 +39,7 @@ class Code(StrEnum):
     NO_RUNNER = "no_runner"
     NO_GPU_MODEL = "no_gpu_model"
     TOO_BIG = "too_big"
+    GPU_OUT = "gpu_out"
     NODES_AWAY = "nodes_away"
     EXCLUDED = "excluded"
     BUSY = "busy"
@@ -54,6 +55,7 @@ class Fit(StrEnum):
     EXCLUDED = "excluded"
     DRAINING = "draining"
     OFFLINE = "offline"
+    GPU_OUT = "gpu_out"
     TOO_SMALL = "too_small"
     NO_GPU = "no_gpu"
     NO_RUNNER = "no_runner"
@@ -123,7 +125,7 @@ def fit_of(node: NodeNow, ask: Ask) -> Fit:
     if ask.need.gpus and not any(_right_model(gpu, ask.need) for gpu in node.total.gpus):
         return Fit.NO_GPU
     if not node.total.fits(ask.need):
-        return Fit.TOO_SMALL
+        return Fit.GPU_OUT if _repaired(node.total).fits(ask.need) else Fit.TOO_SMALL
     if node.state != "ready":
         return Fit.DRAINING if node.state == "draining" else Fit.OFFLINE
     if node.excluded:
@@ -221,6 +223,10 @@ def node_causes(order: Sequence[tuple[NodeNow, Fit]], ask: Ask, turns: Sequence[
 
 def _impossible(order: Sequence[tuple[NodeNow, Fit]], ask: Ask, numbers: dict[str, Any]) -> Cause:
     """Why no node, however idle, could run the job."""
+    if any(fit == Fit.GPU_OUT for _node, fit in order):
+        out = _gpus_out(order, ask)
+        message = f"No node has enough GPUs that work for this job: {_told_out(out)}."
+        return Cause(Code.GPU_OUT, message, {**numbers, "gpus_out": _out_numbers(out)})
     small = [node for node, fit in order if fit == Fit.TOO_SMALL]
     if small:
         return _too_big(small, ask.need, numbers)
@@ -263,7 +269,10 @@ def _busy(order: Sequence[tuple[NodeNow, Fit]], ask: Ask, numbers: dict[str, Any
     missing = lacks(best.free, ask.need)
     what = amounts.listed([_has(name, has, asked, ask.need, "free") for name, (has, asked) in missing.items()])
     away = [node for node, fit in order if fit in {Fit.DRAINING, Fit.OFFLINE}]
-    also = f" Besides, {_away(away)}." if away else ""
+    out = _gpus_out(order, ask)
+    besides = [text for text in (_away(away), _told_out(out)) if text]
+    also = f" Besides, {'; '.join(besides)}." if besides else ""
+    numbers = {**numbers, **({"gpus_out": _out_numbers(out)} if out else {})}
     some = amounts.counted(numbers[Fit.BUSY], "node")
     verb = "is" if numbers[Fit.BUSY] == 1 else "are"
     message = f"{some} big enough {verb} busy. The nearest, {best.id}, has {what}.{also}"
@@ -344,7 +353,35 @@ def _away(nodes: Sequence[NodeNow]) -> str:
 
 
 def _right_model(gpu: Gpu, need: Resources) -> bool:
-    return gpu.healthy and need.gpu_model.lower() in gpu.model.lower()
+    return need.gpu_model.lower() in gpu.model.lower()
+
+
+def _repaired(free: Free) -> Free:
+    """The same, as if no GPU were out."""
+    return replace(free, gpus=tuple(replace(gpu, healthy=True) for gpu in free.gpus))
+
+
+def _gpus_out(order: Sequence[tuple[NodeNow, Fit]], ask: Ask) -> list[tuple[NodeNow, Gpu]]:
+    """GPUs that would suit the job and are out, on nodes that could run it otherwise."""
+    if not ask.need.gpus:
+        return []
+    return [
+        (node, gpu)
+        for node, fit in order
+        if fit in {Fit.GPU_OUT, Fit.BUSY}
+        for gpu in node.total.gpus
+        if not gpu.healthy and replace(gpu, healthy=True).suits(ask.need)
+    ]
+
+
+def _told_out(out: Sequence[tuple[NodeNow, Gpu]]) -> str:
+    told = [f"GPU {gpu.index} of {node.id} is out: {gpu.reason or 'no reason given'}" for node, gpu in out[:3]]
+    more = len(out) - len(told)
+    return "; ".join(told) + (f"; and {more} more {'is' if more == 1 else 'are'} out" if more > 0 else "")
+
+
+def _out_numbers(out: Sequence[tuple[NodeNow, Gpu]]) -> list[dict[str, str]]:
+    return [{"node": node.id, "uuid": gpu.uuid, "reason": gpu.reason} for node, gpu in out[:20]]
 
 
 def _distance(node: NodeNow, fit: Fit, need: Resources) -> float:

@@ -186,6 +186,7 @@ class AttemptInfo:
     log_day: date
     claimed_at: datetime
     stored: int
+    gpu_uuids: Sequence[str] = ()
 
 
 def describe_attempts(db: Database, attempt_ids: Sequence[UUID]) -> dict[UUID, AttemptInfo]:
@@ -193,6 +194,8 @@ def describe_attempts(db: Database, attempt_ids: Sequence[UUID]) -> dict[UUID, A
     with db.transaction("renew") as tx:
         stored_to = logs.chunk_end(tx, attempt_ids)
         return {
-            row.id: AttemptInfo(row.type, row.tenant_id, row.runner, row.log_day, row.claimed_at, stored_to[row.id])
+            row.id: AttemptInfo(
+                row.type, row.tenant_id, row.runner, row.log_day, row.claimed_at, stored_to[row.id], row.gpu_uuids
+            )
             for row in attempts.describe(tx, attempt_ids)
         }

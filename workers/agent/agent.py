@@ -20,6 +20,7 @@ from app.bells import Ringer
 from app.domain.errors import FabricError, StateConflict
 from app.domain.job import Assignment
 from app.domain.policy import Ending
+from app.domain.resources import MIB
 from app.domain.states import StopCause
 from app.services import nodes, recover
 from app.services.claim import Claimer as Who
@@ -36,6 +37,8 @@ from workers.agent.renewer import Renewer
 from workers.agent.reporter import Reporter, refused
 from workers.agent.samples import Sampler
 from workers.artifacts import ArtifactCache, ArtifactError, FetchCancelled
+from workers.gpus.source import open_source
+from workers.gpus.watch import GpuWatch
 from workers.runners.base import (
     Event,
     Exited,
@@ -98,7 +101,11 @@ class Agent:
         self._ringer = ringer
         self._confinement = confinement
         self._on_stale = stale or (lambda: None)
-        self.offer = offer(settings, runners, _version(), host)
+        self._gpus = GpuWatch(
+            open_source(settings), settings.gpus, lambda: self.registry.held_gpus(), lambda: self._renewer.wake(),
+            settings.gpu_poll_s, settings.gpu_stranger_mib * MIB,
+        )  # fmt: skip
+        self.offer = offer(settings, runners, _version(), host, self._gpus.offered())
         self.registry = Registry(self.offer.slots)
         self.notices: deque[Notice] = deque(maxlen=20_000)
         self.noticed = threading.Event()
@@ -110,7 +117,7 @@ class Agent:
         )
         self._renewer = Renewer(
             db, settings, self.registry, self._claims, self._extend, self.stop_entry, self._lost, self._hand_back,
-            self._stale,
+            self._stale, self._gpus,
         )  # fmt: skip
         self._reporter = Reporter(
             db,
@@ -124,7 +131,7 @@ class Agent:
             self._claims.worth_waiting_for,
             ringer.hint,
         )
-        self._sampler = Sampler(db, runner, self.registry, settings.sample_s)
+        self._sampler = Sampler(db, runner, self.registry, settings.sample_s, self._gpus.use)
         self._stopping = threading.Event()
         self._adopted = False
 
@@ -151,6 +158,7 @@ class Agent:
         self._reporter.start()
         self._renewer.start()
         self._sampler.start()
+        self._gpus.start()
         self._claims.ring()
         self._claims.start()
         log.info(
@@ -165,6 +173,7 @@ class Agent:
         self._claims.stop()
         self._renewer.stop()
         self._sampler.stop()
+        self._gpus.stop()
         for entry in self.registry.all():
             if not entry.launched:
                 entry.cancelled.set()
@@ -202,8 +211,8 @@ class Agent:
 
     @property
     def full(self) -> bool:
-        """Whether no slot is free."""
-        return self.registry.free_slots == 0
+        """Whether it takes nothing more: no slot is free, or an operator drains it."""
+        return self.registry.free_slots == 0 or self._claims.draining
 
     def terminate(self, attempt_id: UUID, by: str) -> bool:
         """Stops the job of an attempt that runs here, as an operator's remote control asks; whether it is here."""
@@ -271,7 +280,7 @@ class Agent:
         entry = Entry(
             attempt_id=one.attempt_id, token=one.token, job_id=one.job_id, attempt=one.attempt, type=one.type,
             tenant_id=one.tenant_id, log_day=one.log_day, slot=slot, runner=one.runner, deadline=deadline,
-            claimed_wall=time.time(), grace_s=one.grace_s,
+            claimed_wall=time.time(), grace_s=one.grace_s, gpu_uuids=one.gpu_uuids,
         )  # fmt: skip
         self.registry.add(entry)
         return entry
@@ -502,7 +511,7 @@ class Agent:
                 attempt_id=attempt_id, token=row.token, job_id=row.job_id, attempt=row.number, type=info.type,
                 tenant_id=info.tenant_id, log_day=info.log_day, slot=h.slot, runner=info.runner, deadline=h.deadline,
                 claimed_wall=info.claimed_at.timestamp(), grace_s=row.grace_s, launched=True,
-                started_wall=h.started_wall,
+                gpu_uuids=tuple(info.gpu_uuids), started_wall=h.started_wall,
                 spool_bytes=h.spool_bytes, stored=info.stored, record=h.record,
             )  # fmt: skip
             self.registry.add(entry)

@@ -1,13 +1,11 @@
-"""What this host offers: CPUs, memory, slots, GPUs (measured, or simulated by a word such as 4xA100-80GB)."""
+"""What this host offers: CPUs, memory, slots, labels, and the GPUs that were found."""
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import socket
 from pathlib import Path
-from uuid import NAMESPACE_DNS, uuid5
 
 import psutil
 
@@ -15,69 +13,40 @@ from app.domain.resources import MIB, Gpu
 from app.services.nodes import NodeOffer
 from config.settings import Settings, SettingsError
 
-log = logging.getLogger(__name__)
-
 SLOTS_PER_CPU = 10
 """As many as jobs that ask for nothing fit by their CPUs."""
 
-_GPU = re.compile(r"(?:(\d+)x)?([A-Za-z0-9_.]+(?:-[A-Za-z0-9_.]+)*?)-(\d+)GB", re.IGNORECASE)
+_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 
 
-def offer(settings: Settings, runners: tuple[str, ...], version: str, host: str) -> NodeOffer:
-    """This host's capacity as configured, or as found."""
+def offer(settings: Settings, runners: tuple[str, ...], version: str, host: str, gpus: tuple[Gpu, ...]) -> NodeOffer:
+    """This host's capacity as configured, or as found. Raises SettingsError."""
     cores = os.cpu_count() or 1
     memory = psutil.virtual_memory().total
-    simulated = bool(settings.simulate_gpus)
     return NodeOffer(
         node_id=settings.node,
         slots=settings.slots or SLOTS_PER_CPU * cores,
         cpus_milli=settings.cpus_milli or 1000 * cores,
         memory_bytes=settings.memory_mib * MIB if settings.memory_mib else int(memory * 0.9),
-        gpus=simulate(settings.simulate_gpus, settings.node) if simulated else select(measure(), settings.gpus),
+        gpus=gpus,
         runners=runners,
         ip=address(),
         host=host,
+        cluster=settings.cluster,
+        labels=parse_labels(settings.node_labels),
         version=version,
     )
 
 
-def simulate(spec: str, node: str) -> tuple[Gpu, ...]:
-    """GPUs from `4xA100-80GB,2xT4-16GB`, with UUIDs that stay the same for this node. Raises SettingsError."""
-    gpus: list[Gpu] = []
-    for part in filter(None, (p.strip() for p in spec.split(","))):
-        match = _GPU.fullmatch(part)
-        if match is None or not 1 <= int(match[1] or 1) <= 64:
-            raise SettingsError(f"CFAB_SIMULATE_GPUS={part!r}: write a count, a model and a size, such as 4xA100-80GB")
-        for _ in range(int(match[1] or 1)):
-            uuid = uuid5(NAMESPACE_DNS, f"{node}/{len(gpus)}")
-            gpus.append(Gpu(f"GPU-{uuid}", f"NVIDIA {match[2]}", int(match[3]) * 10**9, len(gpus)))
-    return tuple(gpus)
-
-
-def measure() -> tuple[Gpu, ...]:
-    """The GPUs that NVML knows, through gpustat; none where there is no driver."""
-    try:
-        import gpustat
-
-        found = gpustat.new_query()
-    except Exception as exc:
-        log.debug("no GPUs: %s", exc)
-        return ()
-    return tuple(Gpu(str(g.uuid), str(g.name), int(g.memory_total) * MIB, int(g.index)) for g in found)
-
-
-def select(gpus: tuple[Gpu, ...], wanted: str) -> tuple[Gpu, ...]:
-    """The GPUs that a list of indices or UUIDs names; all for an empty list, none for `none`. Raises SettingsError."""
-    names = [name.strip() for name in wanted.split(",") if name.strip()]
-    if names == ["none"]:
-        return ()
-    if not names:
-        return gpus
-    chosen = tuple(gpu for gpu in gpus if str(gpu.index) in names or gpu.uuid in names)
-    if len(chosen) != len(set(names)):
-        have = ", ".join(f"{gpu.index} {gpu.uuid}" for gpu in gpus) or "none"
-        raise SettingsError(f"CFAB_GPUS={wanted!r} names GPUs that are not here; there are: {have}")
-    return chosen
+def parse_labels(text: str) -> dict[str, str]:
+    """Labels from `zone=a,disk=nvme`. Raises SettingsError."""
+    labels: dict[str, str] = {}
+    for part in filter(None, (one.strip() for one in text.split(","))):
+        name, given, value = part.partition("=")
+        if not given or not _LABEL.fullmatch(name) or len(value) > 255 or not value.isprintable():
+            raise SettingsError(f"CFAB_NODE_LABELS={part!r}: write NAME=VALUE, such as zone=a,disk=nvme")
+        labels[name] = value
+    return labels
 
 
 def host_identity(work_dir: str) -> str:

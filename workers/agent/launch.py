@@ -110,6 +110,8 @@ def _fabric_env(one: Assignment) -> dict[str, str]:
         "CFAB_GPUS": ",".join(one.gpu_uuids),
         "CUDA_VISIBLE_DEVICES": ",".join(one.gpu_uuids),
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CFAB_CPUS": f"{one.resources.cpus_milli / 1000:g}",
+        "CFAB_MEMORY_BYTES": str(one.resources.memory_bytes),
     }
 
 

@@ -29,6 +29,7 @@ class Entry:
     deadline: float
     claimed_wall: float
     grace_s: float
+    gpu_uuids: tuple[str, ...] = ()
     cancelled: threading.Event = field(default_factory=threading.Event)
     artifact: Artifact | None = None
     launched: bool = False
@@ -105,6 +106,10 @@ class Registry:
         """All entries, as of now."""
         with self._lock:
             return list(self._entries.values())
+
+    def held_gpus(self) -> set[str]:
+        """The GPUs that attempts here have, by UUID."""
+        return {uuid for entry in self.all() for uuid in entry.gpu_uuids}
 
     def ids(self) -> Iterable[UUID]:
         """All attempts, as of now."""

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable
 from uuid import UUID
 
 from app.domain.errors import FabricError, StaleIncarnation
-from app.services.nodes import Held, Orphan, Renewal, renew
+from app.services.nodes import Drain, Held, Orphan, Renewal, renew
+from app.services.operate import stop_overdue
 from app.storage.database import Database
 from config.settings import Settings
 from workers.agent.claimer import ClaimLoop, boottime
 from workers.agent.registry import Entry, Registry
+from workers.gpus.watch import GpuWatch
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,7 @@ class Renewer:
         lost: Callable[[Entry], None],
         hand_back: Callable[[list[Orphan]], None],
         stale: Callable[[], None],
+        gpus: GpuWatch,
     ) -> None:
         self._db = db
         self._settings = settings
@@ -41,6 +44,8 @@ class Renewer:
         self._lost = lost
         self._hand_back = hand_back
         self._stale = stale
+        self._gpus = gpus
+        self._drain: Drain | None = None
         self._wake = threading.Event()
         self._stopped = threading.Event()
         self._left: set[UUID] = set()
@@ -91,17 +96,36 @@ class Renewer:
         held = [Held(entry.attempt_id, entry.token) for entry in entries.values()]
         who = self._claims.who
         assert who.incarnation is not None
-        answer = renew(self._db, who.node_id, who.incarnation, held, self._settings.lease_s)
+        gpus = self._gpus.news()
+        answer = renew(self._db, who.node_id, who.incarnation, held, self._settings.lease_s, gpus)
+        if gpus is not None and self._gpus.told(gpus):
+            self._claims.ring()
         deadline = sent + self._settings.lease_s - self._settings.fence_margin_s
         for attempt_id in answer.renewed:
             entries[attempt_id].deadline = deadline
         self._extend({attempt_id: deadline for attempt_id in answer.renewed if entries[attempt_id].launched})
-        self._claims.draining = answer.draining
+        self._heed_drain(answer.drain, entries.values())
         for attempt_id, (cause, grace_s) in answer.stops.items():
             self._stop_entry(entries[attempt_id], cause.word, grace_s)
         for attempt_id in answer.lost:
             self._lost(entries[attempt_id])
         self._settle_orphans(answer)
+
+    def _heed_drain(self, drain: Drain | None, entries: Iterable[Entry]) -> None:
+        """Says when a drain begins, changes or ends; past its deadline has what still runs stopped."""
+        node = self._claims.who.node_id
+        self._claims.draining = drain is not None
+        before, self._drain = self._drain, drain
+        if drain is None:
+            if before is not None:
+                log.warning("node %s takes jobs again", node)
+                self._claims.ring()
+            return
+        if before is None or (before.reason, before.by, before.deadline) != (drain.reason, drain.by, drain.deadline):
+            until = f"; what still runs is stopped at {drain.deadline:%Y-%m-%d %H:%M:%S %z}" if drain.deadline else ""
+            log.warning("node %s is drained by %s: %s%s", node, drain.by or "?", drain.reason or "no reason", until)
+        if drain.over and any(entry.stopping is None for entry in entries) and stop_overdue(self._db, node):
+            self._wake.set()
 
     def _settle_orphans(self, answer: Renewal) -> None:
         """Hands back what the database gives us but nobody here has.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -19,6 +20,8 @@ log = logging.getLogger(__name__)
 FIRST_S = 1.0
 """An attempt's first sample comes this long after its start, so that short jobs have one too."""
 MAX_CORES = 1e6
+GpuUse = Callable[[Sequence[str]], tuple[float | None, int | None]]
+"""What jobs that have these GPUs use of them: percent and bytes."""
 
 
 @dataclass(slots=True)
@@ -35,11 +38,12 @@ class Sampler:
     Peaks are kept in the registry's entries and go into the attempt's record, also when their sample was dropped.
     """
 
-    def __init__(self, db: Database, runner: Runner, registry: Registry, every_s: float) -> None:
+    def __init__(self, db: Database, runner: Runner, registry: Registry, every_s: float, gpu_use: GpuUse) -> None:
         self._db = db
         self._runner = runner
         self._registry = registry
         self._every_s = every_s
+        self._gpu_use = gpu_use
         self._tick_s = min(every_s, FIRST_S)
         self._last: dict[UUID, _Last] = {}
         self._stopped = threading.Event()
@@ -95,14 +99,17 @@ class Sampler:
             cores = min(MAX_CORES, max(0.0, (sample.cpu_seconds - last.cpu_seconds) / (now - last.at)))
             entry.peak_cpu_cores = max(entry.peak_cpu_cores or 0.0, cores)
         entry.peak_memory_bytes = max(entry.peak_memory_bytes or 0, sample.memory_bytes)
-        if sample.gpu_memory_bytes is not None:
-            entry.peak_gpu_memory_bytes = max(entry.peak_gpu_memory_bytes or 0, sample.gpu_memory_bytes)
+        gpu_percent, gpu_memory_bytes = sample.gpu_percent, sample.gpu_memory_bytes
+        if gpu_memory_bytes is None and entry.gpu_uuids:
+            gpu_percent, gpu_memory_bytes = self._gpu_use(entry.gpu_uuids)
+        if gpu_memory_bytes is not None:
+            entry.peak_gpu_memory_bytes = max(entry.peak_gpu_memory_bytes or 0, gpu_memory_bytes)
         return Measured(
             attempt_id=entry.attempt_id,
             cpu_cores=cores,
             memory_bytes=sample.memory_bytes,
-            gpu_percent=sample.gpu_percent,
-            gpu_memory_bytes=sample.gpu_memory_bytes,
+            gpu_percent=gpu_percent,
+            gpu_memory_bytes=gpu_memory_bytes,
         )
 
 

@@ -1,0 +1,1 @@
+"""What needs a real GPU: `make test-gpu`."""
