@@ -26,10 +26,11 @@ def end_keepers(work: Path) -> None:
 def _keepers(work: Path) -> list[tuple[Path, Process]]:
     """The keepers that serve a directory below `work`, by their command lines."""
     inside = os.path.realpath(work) + "/"
+    programs = ("keeper/main.py", "containers/main.py")
     found = []
     for entry in Path("/proc").iterdir():
         words = command_line(int(entry.name)) if entry.name.isdigit() else ()
-        if "--dir" not in words[:-1] or not any(word.endswith("keeper/main.py") for word in words):
+        if "--dir" not in words[:-1] or not any(word.endswith(programs) for word in words):
             continue
         directory = os.path.realpath(words[words.index("--dir") + 1])
         process = find(int(entry.name))

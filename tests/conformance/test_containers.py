@@ -252,3 +252,13 @@ def test_stop_while_the_image_is_on_its_way_ends_at_once(boxes: Lab, docker_engi
     record = boxes.ended("a1")
     assert record.stop_cause == "cancel" and record.started_boottime is None
     assert containers(docker_engine, boxes) == []
+
+
+def test_keeper_that_is_told_to_end_takes_its_containers_along(boxes: Lab, docker_engine: TestEngine) -> None:
+    boxes.runner.start(boxes.spec("a1", LONG))
+    boxes.printed("a1")
+    hello = dict(boxes.keeper.hello)
+    os.kill(hello["guard_pid"], signal.SIGTERM)
+    assert boxes.ended("a1").stop_cause == "keeper_shutdown"
+    eventually(lambda: not is_running(hello["guard_pid"]), "end of the guard")
+    assert containers(docker_engine, boxes) == []

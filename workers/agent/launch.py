@@ -73,7 +73,7 @@ def container_spec(one: Assignment, slot: int, deadline: float, settings: Settin
     The image's own environment, user and working directory stand; a command takes the place of its entry point, and
     without one the image's program is run with the arguments.
     """
-    env = {"HOME": WORK, "TMPDIR": "/tmp", **one.environment, **_fabric_env(one), "CFAB_WORK_DIR": WORK}
+    env = {"HOME": WORK, "TMPDIR": "/tmp", **one.environment, **_fabric_env(one)}
     files = {}
     if one.config is not None:
         files[CONFIG] = json.dumps(one.config, separators=(",", ":"))

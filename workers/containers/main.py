@@ -6,6 +6,7 @@ go on meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -84,17 +85,32 @@ def _detached(parsed: Arguments, directory: str, ready_fd: int) -> int:
         if ready_fd >= 0:
             os.close(ready_fd)
             ready_fd = -1
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_, pid=child: os.kill(pid, signal.SIGTERM))
-        status = os.waitpid(child, 0)[1]
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-        if os.waitstatus_to_exitcode(status) == 0:
+        status, told = _wait(child)
+        if told or os.waitstatus_to_exitcode(status) == 0 or not os.path.isdir(directory):
             return 0
         sys.stderr.write(f"the keeper ended with {os.waitstatus_to_exitcode(status)}; starting another\n")
         sys.stderr.flush()
         pause_s = AGAIN_S if time.monotonic() - began > STEADY_S else min(AGAIN_MOST_S, pause_s * 2)
         time.sleep(pause_s)
+
+
+def _wait(child: int) -> tuple[int, bool]:
+    """Return the wait status of the serving process, and whether the guard was told to end; it passes that on."""
+    told = False
+
+    def pass_on(*_: object) -> None:
+        nonlocal told
+        told = True
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGTERM)
+
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    for number in numbers:
+        signal.signal(number, pass_on)
+    status = os.waitpid(child, 0)[1]
+    for number in numbers:
+        signal.signal(number, signal.SIG_DFL)
+    return status, told
 
 
 def _serve(parsed: Arguments, directory: str, ready_fd: int, guard_pid: int) -> int:

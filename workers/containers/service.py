@@ -112,6 +112,8 @@ class Service:
                 recover(self._jobs, self._engine)
                 return
             except EngineError as exc:
+                if not os.path.isdir(self._config.directory):
+                    raise
                 # Answering now could only be wrong: whoever asks waits, and nothing can be started anyway.
                 complain(f"cannot see what an earlier keeper left: {exc}; asking again")
                 time.sleep(RECOVER_AGAIN_S)
