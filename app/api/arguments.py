@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import flask_smorest
@@ -104,10 +104,18 @@ class Blueprint(flask_smorest.Blueprint):  # type: ignore[misc]
         made: Callable[[View], View] = super().alt_response(status_code, response, **options)
         return made
 
-    def doc(self, **options: Any) -> Callable[[View], View]:
-        """Adds to the documentation of a view."""
+    def doc(self, *, parameters: Sequence[Mapping[str, Any]] = (), **options: Any) -> Callable[[View], View]:
+        """Adds to the documentation of a view; `parameters` (headers) stand beside those that are parsed."""
         made: Callable[[View], View] = super().doc(**options)
-        return made
+
+        def decorate(view: View) -> View:
+            documented: Any = made(view)
+            # Passed on as they are they would replace the parsed ones.
+            documented._apidoc.setdefault("arguments", {}).setdefault("parameters", []).extend(parameters)
+            shown: View = documented
+            return shown
+
+        return decorate
 
 
 def _problems(messages: Any, many: bool) -> Iterator[FieldProblem]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ START = """window.ui = SwaggerUIBundle({{url: "{prefix}/openapi.json", dom_id: "
   persistAuthorization: false, validatorUrl: null}});
 """
 POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+REFUSALS, BODY_REFUSALS, FAULTS = (401, 403, 404, 429), (400, 413, 415), (500, 503)
+"""What every route may answer (404: an administrator named no tenant), those with a body, and those without a token."""
 ASSETS = frozenset({"swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png", "favicon-16x16.png"})
 
 
@@ -70,6 +73,19 @@ def install(app: Flask, name: str, spec: dict[str, Any], at: str) -> None:
         ("/docs/assets/<file>", asset),
     ):
         app.add_url_rule(at + rule, f"{name}_{view.__name__}", view)
+
+
+def add_refusals(spec: dict[str, Any], error_schema: str) -> None:
+    """Adds to each operation the refusals that any may meet, so that a status which is not named is never answered."""
+    told = {"application/json": {"schema": {"$ref": f"#/components/schemas/{error_schema}"}}}
+    for item in spec["paths"].values():
+        for method, operation in item.items():
+            if method == "parameters":
+                continue
+            statuses = () if operation.get("security") == [] else REFUSALS
+            for status in (*statuses, *(BODY_REFUSALS if "requestBody" in operation else ()), *FAULTS):
+                answer = {"description": HTTPStatus(status).phrase, "content": told}
+                operation["responses"].setdefault(str(status), answer)
 
 
 def assets_folder() -> Path:

@@ -88,13 +88,15 @@ def _mount(app: Flask, contract: Contract) -> None:
     app.config.update(
         {prefix + "API_TITLE": contract.title, prefix + "API_VERSION": VERSION, prefix + "OPENAPI_VERSION": "3.0.3"}
     )
-    kind = type("ContractApi", (Api,), {"ERROR_SCHEMA": contract.error_schema})
+    options = {"ERROR_SCHEMA": contract.error_schema, "DEFAULT_ERROR_RESPONSE_NAME": None}
+    kind = type("ContractApi", (Api,), options)
     api = kind(app, config_prefix=prefix)
     api.spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer"})
     api.register_blueprint(contract.blueprint, url_prefix=contract.at)
     for beside in contract.outside:
         app.register_blueprint(beside)
     spec = {**api.spec.to_dict(), "security": [{"bearer": []}]}
+    documentation.add_refusals(spec, contract.error_schema.__name__)
     documentation.install(app, contract.name, spec, contract.at)
 
 

@@ -115,7 +115,8 @@ class Number(_Plain, fields.Float):
     def __init__(self, least: float, most: float, above: bool = False, **options: Any) -> None:
         super().__init__(**options)
         self._least, self._most, self._above = least, most, above
-        self.metadata = {"exclusiveMinimum" if above else "minimum": least, "maximum": most, **self.metadata}
+        bound = {"minimum": least, "exclusiveMinimum": True} if above else {"minimum": least}
+        self.metadata = {**bound, "maximum": most, **self.metadata}
 
     def _deserialize(self, value: Any, attr: str | None, data: Mapping[str, Any] | None, **kwargs: Any) -> Any:
         number = type(value) in {int, float}

@@ -16,6 +16,12 @@ from app.domain.errors import FieldProblem, Invalid
 from app.services.idempotency import Answer, IdempotencyKey
 
 HEADER = "Idempotency-Key"
+KEY_HEADER = {
+    "in": "header",
+    "name": "Idempotency-Key",
+    "schema": {"type": "string", "maxLength": 255},
+    "description": "The same request with the same key has one effect, and gets the first one's answer.",
+}
 REPLAYED = "Idempotent-Replayed"
 _USABLE = re.compile(r"[\x21-\x7e]{1,255}")
 

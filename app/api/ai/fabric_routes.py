@@ -43,7 +43,7 @@ def show_queue(queue_name: str) -> Response:
 
 @blueprint.route("/clusters/", methods=["GET"], tags=["clusters"])
 @needs(USER, OPERATOR)
-@blueprint.response(200, schemas.AnyObject)
+@blueprint.response(200, schemas.ClusterList)
 @blueprint.doc(summary="List compute clusters")
 def list_clusters() -> Response:
     """Each cluster's nodes, GPUs and running jobs, added up."""
@@ -52,7 +52,7 @@ def list_clusters() -> Response:
 
 @blueprint.route("/clusters/<cluster_name>", methods=["GET"], tags=["clusters"])
 @needs(USER, OPERATOR)
-@blueprint.response(200, schemas.AnyObject)
+@blueprint.response(200, schemas.ClusterShown)
 @blueprint.alt_response(404, schema=schemas.ErrorShown)
 @blueprint.doc(summary="Show a compute cluster")
 def show_cluster(cluster_name: str) -> Response:
@@ -65,7 +65,7 @@ def show_cluster(cluster_name: str) -> Response:
 
 @blueprint.route("/metrics/", methods=["GET"], tags=["metrics"])
 @needs(USER, OPERATOR)
-@blueprint.response(200, schemas.AnyObject)
+@blueprint.response(200, schemas.FiguresShown)
 @blueprint.doc(summary="Show figures of the whole")
 def show_metrics() -> Response:
     """Jobs of the last day; latencies and throughput of the last hour."""
@@ -75,7 +75,7 @@ def show_metrics() -> Response:
 @blueprint.route("/health/live", methods=["GET"], tags=["health"])
 @limited(UNLIMITED)
 @public(always)
-@blueprint.response(200, schemas.AnyObject)
+@blueprint.response(200, schemas.LiveShown)
 @blueprint.doc(summary="Liveness probe", security=[])
 def show_live() -> Response:
     """This process serves."""
@@ -85,8 +85,8 @@ def show_live() -> Response:
 @blueprint.route("/health/ready", methods=["GET"], tags=["health"])
 @limited(UNLIMITED)
 @public(always)
-@blueprint.response(200, schemas.AnyObject)
-@blueprint.alt_response(503, schema=schemas.AnyObject)
+@blueprint.response(200, schemas.ReadyShown)
+@blueprint.alt_response(503, schema=schemas.ReadyShown)
 @blueprint.doc(summary="Readiness probe", security=[])
 def show_ready() -> Response:
     """PostgreSQL, the broker, and the fabric's own scheduler and registry of nodes, under the document's names."""

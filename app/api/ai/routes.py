@@ -13,7 +13,7 @@ from app.api.ai.blueprint import blueprint
 from app.api.answers import json_answer
 from app.api.auth import principal
 from app.api.hub import hub
-from app.api.idempotency import idempotency_key
+from app.api.idempotency import KEY_HEADER, idempotency_key
 from app.api.ids import shown_id
 from app.api.limits import limited
 from app.api.listener import shown_prefix
@@ -33,7 +33,7 @@ AT = "/ai/api/v1"
 @blueprint.response(201, schemas.JobCreated)
 @blueprint.alt_response(403, schema=schemas.ErrorShown, description="Beyond the quota, or the image is not trusted")
 @blueprint.alt_response(409, schema=schemas.ErrorShown, description="The idempotency key is in use")
-@blueprint.doc(summary="Create a job")
+@blueprint.doc(summary="Create a job", parameters=[KEY_HEADER])
 def create_job(asked: Mapping[str, Any]) -> Response:
     """Makes a job durable; it runs as soon as a node has room for it."""
     shared, caller = hub(), principal()

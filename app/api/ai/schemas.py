@@ -193,20 +193,139 @@ class QueueDetail(ma.Schema):
     stats = fields.Nested(QueueStats)
 
 
-class AnyObject(ma.Schema):
-    """An object whose members the document's example shows."""
+class ClusterListed(ma.Schema):
+    """A cluster's sums."""
+
+    name = fields.String(metadata={"example": "gpu-cluster"})
+    status = fields.String(metadata={"enum": ["healthy", "degraded", "offline"]})
+    total_nodes = fields.Integer()
+    available_gpus = fields.Integer()
+    total_gpus = fields.Integer()
+    running_jobs = fields.Integer()
+
+
+class ClusterList(ma.Schema):
+    """All clusters."""
+
+    clusters = fields.List(fields.Nested(ClusterListed))
+
+
+class NodeGpus(ma.Schema):
+    """A node's GPUs."""
+
+    total = fields.Integer()
+    available = fields.Integer()
+    type = fields.String(allow_none=True, metadata={"example": "nvidia-a100", "description": "Null without GPUs."})
+
+
+class NodeShare(ma.Schema):
+    """A node's CPUs or memory, as quantities."""
+
+    total = fields.String(metadata={"example": "256Gi"})
+    available = fields.String(metadata={"example": "128Gi"})
+
+
+class NodeShown(ma.Schema):
+    """A node with what it has and what is free."""
+
+    name = fields.String(metadata={"example": "gpu-node-01"})
+    status = fields.String(metadata={"enum": ["ready", "draining", "offline"]})
+    gpus = fields.Nested(NodeGpus)
+    cpu = fields.Nested(NodeShare)
+    memory = fields.Nested(NodeShare)
+
+
+class Capacity(ma.Schema):
+    """How many jobs a cluster can run, and runs."""
+
+    max_jobs = fields.Integer()
+    current_jobs = fields.Integer()
+
+
+class ClusterShown(ma.Schema):
+    """A cluster node by node."""
+
+    name = fields.String()
+    status = fields.String(metadata={"enum": ["healthy", "degraded", "offline"]})
+    nodes = fields.List(fields.Nested(NodeShown))
+    capacity = fields.Nested(Capacity)
+
+
+class JobFigures(ma.Schema):
+    """Jobs of the last 24 hours."""
+
+    total_submitted_24h = fields.Integer()
+    total_completed_24h = fields.Integer()
+    total_failed_24h = fields.Integer()
+    success_rate = fields.Float(metadata={"description": "completed / (completed + failed); 0 when none ended."})
+
+
+class LatencyFigures(ma.Schema):
+    """How long jobs of the last hour waited and ran; 0 when nothing was measured."""
+
+    dispatch_p50_ms = fields.Integer()
+    dispatch_p99_ms = fields.Integer()
+    execution_p50_seconds = fields.Float()
+    execution_p99_seconds = fields.Float()
+
+
+class ThroughputFigures(ma.Schema):
+    """Ended jobs per second in the last hour."""
+
+    jobs_per_second = fields.Float()
+    peak_jobs_per_second = fields.Float()
+
+
+class FiguresShown(ma.Schema):
+    """Figures of the whole."""
+
+    jobs = fields.Nested(JobFigures)
+    latency = fields.Nested(LatencyFigures)
+    throughput = fields.Nested(ThroughputFigures)
+
+
+class LiveShown(ma.Schema):
+    """This process serves."""
+
+    status = fields.String(metadata={"enum": ["ok"]})
+
+
+def _check(**metadata: str) -> fields.String:
+    return fields.String(metadata={"enum": ["ok", "error"], **metadata})
+
+
+class ReadyChecks(ma.Schema):
+    """What the service needs, one by one."""
+
+    database = _check()
+    redis = _check()
+    kubernetes = _check(description="The fabric's own scheduler and registry of nodes.")
+
+
+class ReadyShown(ma.Schema):
+    """Whether the service is ready to accept traffic."""
+
+    status = fields.String(metadata={"enum": ["ok", "degraded"]})
+    checks = fields.Nested(ReadyChecks)
+
+
+class ErrorDetail(ma.Schema):
+    """A field that cannot be accepted."""
+
+    field = fields.String(metadata={"example": "priority"})
+    message = fields.String(metadata={"example": "must be a whole number from 0 to 100"})
+
+
+class ErrorBody(ma.Schema):
+    """What was refused and why."""
+
+    code = fields.String(metadata={"example": "VALIDATION_ERROR"})
+    message = fields.String(metadata={"example": "Invalid job configuration"})
+    details = fields.List(fields.Nested(ErrorDetail))
+    request_id = fields.String(metadata={"example": "req-xyz789"})
 
 
 class ErrorShown(ma.Schema):
     """Every refusal."""
 
-    error = fields.Dict(
-        metadata={
-            "example": {
-                "code": "VALIDATION_ERROR",
-                "message": "Invalid job configuration",
-                "details": [{"field": "priority", "message": "must be a whole number from 0 to 100"}],
-                "request_id": "req-xyz789",
-            }
-        }
-    )
+    error = fields.Nested(ErrorBody)

@@ -13,7 +13,7 @@ from app.api.gpu import schemas, translate
 from app.api.gpu.blueprint import beside, blueprint
 from app.api.gpu.whose import owner_of, tenant_asked
 from app.api.hub import hub
-from app.api.idempotency import idempotency_key
+from app.api.idempotency import KEY_HEADER, idempotency_key
 from app.api.limits import UNLIMITED, limited
 from app.api.stopping import answer_stop
 from app.api.submission import answer_submit
@@ -28,7 +28,8 @@ from app.services import clusters, inspect, queue, statistics, tenants
 @blueprint.response(201, schemas.JobSubmitted)
 @blueprint.alt_response(403, schema=schemas.ErrorShown, description="The job alone exceeds its tenant's quota")
 @blueprint.alt_response(404, schema=schemas.ErrorShown, description="There is no such tenant")
-@blueprint.doc(summary="Submit a job")
+@blueprint.alt_response(409, schema=schemas.ErrorShown, description="The idempotency key is in use")
+@blueprint.doc(summary="Submit a job", parameters=[KEY_HEADER])
 def submit_job(asked: Mapping[str, Any]) -> Response:
     """Makes a job durable and pending. A job beyond what its tenant has left waits; one beyond its quota is refused."""
     tenant = tenant_asked(asked.get("tenant_id"), ADMIN)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from app.api.answers import utc
 from app.api.ids import parse_id, shown_id
-from app.domain.errors import FabricError, Invalid, NotFound, QuotaExceeded, StateConflict
+from app.domain.errors import FabricError, Invalid, KeyReused, NotFound, QuotaExceeded, StateConflict
 from app.domain.job import JobRequest
 from app.domain.phase import Phase
 from app.domain.priority import class_of
@@ -42,9 +42,9 @@ _FIXED = {401: "Unauthorized", 405: "Method not allowed", 429: "Rate limit excee
 
 
 class GpuErrorForm:
-    """`{"error": text}` with the fields' problems beside it; a wrong state is 400 here."""
+    """`{"error": text}` with the fields' problems beside it; a wrong state is 400 here, a reused key 409."""
 
-    statuses: Mapping[type[FabricError], int] = {StateConflict: 400}
+    statuses: Mapping[type[FabricError], int] = {StateConflict: 400, KeyReused: 409}
 
     def body(self, status: int, error: FabricError) -> Any:
         """The answer's JSON value."""

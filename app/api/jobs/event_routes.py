@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from flask import Response, request
+from flask import Blueprint, Response, request
 
 from app.api.answers import json_answer
-from app.api.arguments import Blueprint
 from app.api.auth import ADMIN, OPERATOR, USER, needs, principal
 from app.api.errors import Forbidden
 from app.api.hub import hub

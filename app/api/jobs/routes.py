@@ -11,7 +11,7 @@ from flask import Response, request
 from app.api.answers import json_answer
 from app.api.auth import principal
 from app.api.hub import hub
-from app.api.idempotency import answered, idempotency_key
+from app.api.idempotency import KEY_HEADER, answered, idempotency_key
 from app.api.jobs import schemas, translate
 from app.api.jobs.blueprint import blueprint
 from app.api.limits import limited
@@ -21,13 +21,6 @@ from app.domain.errors import FabricError, NotFound
 from app.domain.states import JobState
 from app.services import inspect, queue, stop
 from app.services.idempotency import answer_once
-
-KEY_HEADER = {
-    "in": "header",
-    "name": "Idempotency-Key",
-    "schema": {"type": "string", "maxLength": 255},
-    "description": "The same request with the same key has one effect, and gets the first one's answer.",
-}
 
 
 @blueprint.route("/jobs", methods=["POST"])
@@ -46,6 +39,7 @@ def submit_job(asked: Mapping[str, Any]) -> Response:
 @limited("bulk")
 @blueprint.arguments(schemas.BulkAsked(many=True))
 @blueprint.response(201, schemas.BulkSubmitted(many=True))
+@blueprint.alt_response(409, schema=schemas.ErrorShown, description="The first request with this key still runs")
 @blueprint.alt_response(422, schema=schemas.ErrorShown, description="The key was used with another body")
 @blueprint.doc(summary="Submit up to 1000 jobs", parameters=[KEY_HEADER])
 def submit_jobs(asked: Sequence[Mapping[str, Any]]) -> Response:
