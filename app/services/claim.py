@@ -26,9 +26,9 @@ PAGE, SMALL_PAGE = 64, 24
 ROUNDS = 8
 """Statements that take jobs in one claim; more than one is needed only when other claims were faster."""
 
-_walked: dict[PriorityClass, UUID] = {}
-"""Where the walk over a class's tenants stopped when they did not fit a page: the next claim goes on there, so that all
-have their turn. Only a hint of this process; without it the walk starts at the first tenant."""
+_walked: dict[tuple[str, PriorityClass], UUID] = {}
+"""Where a node's walk over a class's tenants stopped when they did not fit a page: its next claim goes on there, so
+that all have their turn. Only a hint of this process; without it the walk starts at the first tenant."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,8 @@ class _Draw:
 
     def take_from(self, cls: PriorityClass) -> None:
         """Takes from one class, page by page, until enough is taken or every tenant was seen."""
-        begin = after = _walked.get(cls)
+        walk = (self._claimer.node_id, cls)
+        begin = after = _walked.get(walk)
         size = self._page_size
         upto: UUID | None = None
         while not self._over:
@@ -155,9 +156,9 @@ class _Draw:
             if wraps:
                 upto = begin
             if len(page) < size:
-                _walked.pop(cls, None)
+                _walked.pop(walk, None)
                 return
-            after = _walked[cls] = page[-1][0].tenant_id
+            after = _walked[walk] = page[-1][0].tenant_id
 
     def _hides_more(self, page: list[tuple[KeySummary, Row]]) -> bool:
         """Whether a tenant has, or may have, more keys than the page shows."""
