@@ -14,13 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from app.cli.client import Client
-from app.cli.explain import bar
+from app.cli.explain import BAR_CELLS, bar
 from app.cli.failure import ExitCode
 from app.cli.options import Duration, fabric_command
 from app.cli.render import moment, plain, print_json, span
 
+JOB_CELLS, UUID_CELLS = 36, 40
 _STATE = {"ready": "green", "draining": "magenta", "offline": "bright_black"}
 _GPU = {"free": ("▯", "green"), "held": ("▮", "cyan"), "out": ("✗", "red")}
+_BARS = ("SLOTS", "CPUS", "MEMORY")
 _RESOURCES = {"slots": "slots", "cpus": "CPUs", "memory_bytes": "memory"}
 
 
@@ -121,10 +123,11 @@ def gpu(*, client: Client, as_json: bool, name: str, gpu: str, reason: str | Non
 
 
 def listed(nodes: Sequence[Mapping[str, Any]]) -> RenderableType:
-    """Nodes as lines: state, bars of what is free, one sign per GPU."""
+    """Nodes as lines: state, bars of what is free, one sign per GPU; then what there is to say of some."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("NODE", "STATE", "SLOTS", "CPUS", "MEMORY", "GPUS", "JOBS", "SEEN", ""):
-        table.add_column(column, no_wrap=column in {"NODE", "STATE"})
+    for column in ("NODE", "STATE", *_BARS, "GPUS", "JOBS", "SEEN"):
+        wide = column in _BARS
+        table.add_column(column, no_wrap=not wide, min_width=BAR_CELLS if wide else None)
     for node in nodes:
         table.add_row(
             escape(plain(node["name"])),
@@ -133,9 +136,9 @@ def listed(nodes: Sequence[Mapping[str, Any]]) -> RenderableType:
             signs(node["gpus"]),
             str(node["jobs"]),
             _ago(node["silent_seconds"]),
-            Text(_note(node), style="dim"),
         )
-    return table
+    notes = [Text(f"{plain(node['name'])}: {note}", style="dim") for node in nodes if (note := _note(node))]
+    return Group(table, *([Text("")] if notes else []), *notes)
 
 
 def picture(node: Mapping[str, Any]) -> RenderableType:
@@ -186,28 +189,29 @@ def _facts(node: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _note(node: Mapping[str, Any]) -> str:
     notes = []
-    if node["drain"]:
-        until = node["drain"]["deadline"]
-        notes.append(plain(node["drain"]["reason"]) + (f" (until {until})" if until else ""))
+    order = node["drain"]
+    if order:
+        notes.append("drained" + (f" for {plain(order['reason'])}" if order["reason"] else ""))
+        notes[-1] += f", jobs stop at {order['deadline']}" if order["deadline"] else ""
+    notes += [f"GPU {one['index']} out: {plain(one['reason'])}" for one in node["gpus"] if one["state"] == "out"]
     notes += [plain(f"{k}={v}") for k, v in sorted(node["labels"].items())]
-    notes += [plain(f"GPU {one['index']} out: {one['reason']}") for one in node["gpus"] if one["state"] == "out"]
-    return ", ".join(filter(None, notes))
+    return ", ".join(notes)
 
 
 def _gpus(gpus: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("", "GPU", "MODEL", "MEMORY IN USE", "UTIL", "TEMP", "STATE"):
-        table.add_column(column)
+    for column in ("", "GPU", "IN USE", "UTIL", "TEMP", "MODEL"):
+        # Whole on any terminal: people copy it.
+        table.add_column(column, min_width=UUID_CELLS if column == "GPU" else None)
     for one in gpus:
         sign, colour = _GPU[one["state"]]
         table.add_row(
             str(one["index"]),
-            escape(plain(one["uuid"])),
-            escape(plain(one["model"])),
+            Text.assemble(plain(one["uuid"]), "\n", (f"{sign} {_words(one)}", colour)),
             _used(one),
             "-" if one["utilization_percent"] is None else f"{one['utilization_percent']}%",
             "-" if one["temperature_celsius"] is None else f"{one['temperature_celsius']}°C",
-            Text(f"{sign} {_words(one)}", style=colour),
+            escape(plain(one["model"])),
         )
     return table
 
@@ -229,16 +233,16 @@ def _used(one: Mapping[str, Any]) -> Text:
 
 def _jobs(jobs: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("JOB", "TYPE", "TENANT", "STATE", "FOR", "CPUS", "MEMORY", "GPUS"):
-        table.add_column(column)
+    for column in ("JOB", "STATE", "FOR", "TYPE", "TENANT", "CPUS", "MEMORY", "GPUS"):
+        table.add_column(column, min_width=JOB_CELLS if column == "JOB" else None)
     now = datetime.now(UTC)
     for job in jobs:
         table.add_row(
             job["id"],
-            escape(plain(job["type"])),
-            escape(plain(job["tenant"])),
             job["state_detail"],
             span(now - (moment(job["since"]) or now)),
+            escape(plain(job["type"])),
+            escape(plain(job["tenant"])),
             f"{job['cpus']:g}",
             _size(job["memory_bytes"]),
             str(len(job["gpus"]) or "-"),

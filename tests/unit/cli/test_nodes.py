@@ -30,8 +30,8 @@ def gpu(index: int, **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def text(renderable: Any) -> str:
-    console = Console(width=200, record=True, file=None, highlight=False, force_terminal=False)
+def text(renderable: Any, width: int = 200) -> str:
+    console = Console(width=width, record=True, file=None, highlight=False, force_terminal=False)
     with console.capture() as captured:
         console.print(renderable)
     return captured.get()
@@ -39,11 +39,15 @@ def text(renderable: Any) -> str:
 
 def test_a_list_has_bars_of_what_is_free_and_signs_of_gpus() -> None:
     gpus = [gpu(0), gpu(1, state="held", job_id="j"), gpu(2, state="out", reason="fan")]
-    line = text(listed([node(gpus=gpus)])).splitlines()[1]
+    shown = text(listed([node(gpus=gpus)]))
+    line = shown.splitlines()[1]
     assert "█████░░░░░ 4/8" in line
     assert "8G/16G" in line
     assert "▯▮✗ 1/3" in line
-    assert "zone=a" in line and "GPU 2 out: fan" in line
+    assert "host: GPU 2 out: fan, zone=a" in shown
+    order = {"reason": "driver", "by": "ops", "since": None, "deadline": "2024-01-01T13:00:00Z"}
+    drained = text(listed([node(state="draining", drain=order, labels={})]))
+    assert "host: drained for driver, jobs stop at 2024-01-01T13:00:00Z" in drained
 
 
 def test_a_drain_is_told_with_reason_deadline_and_what_is_left() -> None:
@@ -69,6 +73,14 @@ def test_jobs_are_listed() -> None:
            "cpus": 1.5, "memory_bytes": 2**30, "gpus": ["GPU-0"]}  # fmt: skip
     shown = text(picture(node(running=[job])))
     assert "train" in shown and "lab" in shown and "1.5" in shown
+
+
+def test_ids_are_whole_on_a_narrow_terminal() -> None:
+    uuid, job_id = f"GPU-{'8' * 36}", "9" * 36
+    job = {"id": job_id, "type": "train", "state_detail": "running", "tenant": "lab", "since": "2024-01-01T12:00:00Z",
+           "cpus": 1.5, "memory_bytes": 2**30, "gpus": [uuid]}  # fmt: skip
+    shown = text(picture(node(gpus=[gpu(0, uuid=uuid, state="out", reason="fan")], running=[job])), width=80)
+    assert uuid in shown and job_id in shown and "out: fan" in shown and "12%" in shown and "40°C" in shown
 
 
 def test_names_cannot_steer_the_terminal() -> None:
