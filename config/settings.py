@@ -76,29 +76,39 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
     return parse
 
 
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError as exc:
+        raise ValueError("must be a whole number") from exc
+
+
 def _positive_int(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if value <= 0:
         raise ValueError("must be greater than 0")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if value < 0:
         raise ValueError("must be 0 or more")
     return value
 
 
 def _port(text: str) -> int:
-    value = int(text)
+    value = _whole(text)
     if not 0 <= value <= 65_535:
         raise ValueError("must be a port, or 0 for none")
     return value
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError as exc:
+        raise ValueError("must be a number of seconds") from exc
     if not 0 < value < 10_000_000:
         raise ValueError("must be a number of seconds greater than 0")
     return value
@@ -240,6 +250,9 @@ class Settings:
         "always",
         _one_of("always", "missing", "never"),
         "always looks each tag up at its registry, missing takes what the node has, never pulls.",
+    )
+    registry_auth: str = _setting(
+        "", str, "File with credentials of image registries, as docker login writes it (config.json); empty: none."
     )
     container_images_max_bytes: int = _setting(
         100 * 2**30, _positive_int, "Size of the images a node keeps of those it pulled; others are left alone."

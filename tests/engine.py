@@ -81,19 +81,23 @@ class TestEngine:
         """Stop dockerd, and with it its containers."""
         self._stop("dockerd")
 
-    def start_registry(self) -> None:
-        """Start the registry (again) and wait until it answers."""
+    def start_registry(self, htpasswd: str | None = None) -> None:
+        """Start the registry (again), open or with users, and wait until it answers."""
         config = self.root / "registry.yml"
         config.write_text(
             "version: 0.1\nlog: {level: error}\n"
             f"storage: {{filesystem: {{rootdirectory: {self.root}/registry}}}}\n"
             f"http: {{addr: '{self.registry}'}}\n"
         )
+        if htpasswd is not None:
+            (self.root / "htpasswd").write_text(htpasswd)
+            with config.open("a") as file:
+                file.write(f"auth: {{htpasswd: {{realm: tests, path: {self.root}/htpasswd}}}}\n")
         self._start("registry", ["docker-registry", "serve", str(config)], None)
         until = time.monotonic() + START_S
         while True:
             with contextlib.suppress(requests.RequestException):
-                if requests.get(f"http://{self.registry}/v2/", timeout=1).ok:
+                if requests.get(f"http://{self.registry}/v2/", timeout=1).status_code in (200, 401):
                     return
             assert time.monotonic() < until, "the registry does not answer"
             time.sleep(0.05)

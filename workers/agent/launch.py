@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from app.domain.job import Assignment
 from config.settings import Settings
+from workers.agent.registries import credentials_for
 from workers.containers.recipe import FILES, WORK
 from workers.runners.base import RunSpec
 from workers.runners.container import ContainerSpec
@@ -99,6 +100,7 @@ def container_spec(one: Assignment, slot: int, deadline: float, settings: Settin
         image=one.image or "",
         own_entrypoint=not given,
         pull=settings.container_pull,
+        credentials=credentials_for(one.image or "", settings.registry_auth),
     )
 
 

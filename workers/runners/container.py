@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,14 @@ class ContainerSpec(RunSpec):
     """One attempt to run in a container of `image`; `network` is none or bridge.
 
     With `own_entrypoint` the image's program is run and argv are its arguments; else argv is the program. `pull` is
-    always (a tag is looked up at its registry each time), missing, or never.
+    always (a tag is looked up at its registry each time), missing, or never. `credentials` are the registry's.
     """
 
     network: str = "none"
     image: str = ""
     own_entrypoint: bool = False
     pull: str = "always"
+    credentials: dict[str, str] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -133,3 +135,29 @@ def test_stop_and_limits_reach_the_container(host: Callable[..., Agent], site: S
     assert attempt.limit_hit == "time"
     (attempt,) = job_detail(fabric.db, fabric.tenant, hungry).attempts
     assert attempt.oom
+
+
+def test_private_image_needs_the_node_s_credentials(
+    host: Callable[..., Agent], site: Site, fabric: Fabric, docker_engine: TestEngine, directory: Path
+) -> None:
+    docker_engine.start_registry()
+    docker_engine.push("private/tool:1")
+    docker_engine.stop_registry()
+    # The password is only-for-tests.
+    docker_engine.start_registry("me:$2b$04$8qAlK5RQuzWuFHdsMsiqM.rbNi4B23kYwqvAuF.Ko5BQCZy4505yS\n")
+    try:
+        auth = directory / "config.json"
+        auth.write_text('{"auths": {}}')
+        host(registry_auth=str(auth))
+        refused = submitted(fabric, f"{docker_engine.registry}/private/tool:1", "true")
+        site.until_ended(refused)
+        coded = base64.b64encode(b"me:only-for-tests").decode()
+        auth.write_text(json.dumps({"auths": {docker_engine.registry: {"auth": coded}}}))
+        allowed = submitted(fabric, f"{docker_engine.registry}/private/tool:1", "env")
+        site.until_ended(allowed)
+    finally:
+        docker_engine.stop_registry()
+    assert (fabric.state(refused), fabric.state(allowed)) == (JobState.FAILED, JobState.COMPLETED)
+    assert "no basic auth" in (job_detail(fabric.db, fabric.tenant, refused).attempts[0].reason or "")
+    detail = job_detail(fabric.db, fabric.tenant, allowed)
+    assert b"only-for-tests" not in detail.stdout + detail.stderr
