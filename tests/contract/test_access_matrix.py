@@ -101,7 +101,7 @@ def _filled(route: Route, job: UUID) -> str:
     shown = shown_id(SHOWN_IDS[route.contract], job) if route.contract in SHOWN_IDS else str(job)
     known = {"job_id": shown, "id": shown, "tenant": "owner", "tenant_id": "owner", "file": "swagger-ui.css",
              "queue_name": "default", "cluster_name": "default", "number": "1", "attempt": "1",
-             "node": "n1", "gpu": "0"}  # fmt: skip
+             "node": "node-1", "gpu": "0"}  # fmt: skip
     unknown = set(route.arguments) - known.keys()
     assert not unknown, f"{route}: say in _filled what {', '.join(sorted(unknown))} may be"
     return re.sub(r"<(?:[^:<>]+:)?([^<>]+)>", lambda match: known[match[1]], route.rule)
