@@ -29,6 +29,7 @@ MAX_LINE_BYTES = 16 * 1024 * 1024
 MAX_QUEUED = 20_000
 RECOVER_AGAIN_S = 1.0
 LAST_WORDS_S = 2.0
+IDLE_CLOCK_S = 0.2
 
 
 class Config(NamedTuple):
@@ -101,7 +102,8 @@ class Service:
             self._jobs.tick()
             if self._closing.is_set():
                 self._jobs.kill_all("keeper_shutdown")
-            time.sleep(CLOCK_S)
+            # Without a live attempt nothing can become due.
+            time.sleep(CLOCK_S if self._jobs.live_count() else IDLE_CLOCK_S)
         until = time.monotonic() + LAST_WORDS_S
         while any(not client.queue.empty() for client in self._clients) and time.monotonic() < until:
             time.sleep(CLOCK_S)

@@ -63,9 +63,9 @@ class Runners:
         return answer
 
     def start_many(self, specs: Sequence[RunSpec]) -> list[bool | StartRefused]:
-        """Start several, each with its runner; what one runner cannot be told is refused and not in doubt for others.
+        """Start several, each with its runner.
 
-        Raises RunnerError only when nobody could be told anything.
+        Raises RunnerError when one of them could not be told; what the other was told holds, as `attach` shows.
         """
         answers: dict[str, bool | StartRefused] = {}
         failed: list[RunnerError] = []
@@ -84,6 +84,8 @@ class Runners:
         if failed:
             # Whoever asked looks for each attempt then, and finds those that were started.
             raise failed[0]
+        with self._lock:
+            self._contained -= {name for name, answer in answers.items() if isinstance(answer, StartRefused)}
         return [answers[spec.attempt_id] for spec in specs]
 
     def stop(self, attempt_id: str, grace_s: float, cause: str) -> None:
