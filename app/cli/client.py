@@ -297,7 +297,10 @@ class Client:
         except (requests.RequestException, ValueError, KeyError, TypeError):
             return self._no_fabric(answer)
         if answer.status_code == 401:
-            message += " (give the token in CFAB_API_TOKEN or CFAB_API_TOKEN_FILE; `cfab token` prints it)"
+            message += (
+                " (give a valid token in CFAB_API_TOKEN or CFAB_API_TOKEN_FILE: `cfab token` prints it for this "
+                "machine's own fabric, `cfab token create` signs another)"
+            )
         return Failure(code, message, context | {"status_code": answer.status_code})
 
     def _no_fabric(self, answer: requests.Response) -> Failure:

@@ -26,6 +26,7 @@ from app.services.report import (
     append_output,
     report_started,
 )
+from app.services.samples import keep_peaks
 from app.storage.database import Database
 from workers.agent.outcome import ending_of, message_of, peak_cpu_cores
 from workers.agent.registry import Entry, Registry
@@ -285,6 +286,8 @@ class Reporter:
 
     def _settle(self, told: Sequence[tuple[Entry, Finished]], result: FinishResult) -> None:
         self._hint([entry.job_id for entry, _end in told], True)
+        # What an attempt's keeper knew of its peaks went with it.
+        keep_peaks(self._db, [end.attempt_id for _entry, end in told if end.ending.lost])
         self._ended(
             [
                 (entry, end, result.answers[entry.attempt_id], result.outcomes.get(entry.attempt_id, ""))

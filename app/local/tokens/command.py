@@ -119,11 +119,16 @@ def rotate(context: click.Context, data: Path | None, keep_s: float | None, reti
     settings = load_settings()
     keys = StackKeys(_root(settings, data or context.obj))
     if retire:
-        click.echo(f"{keys.retire()} older keys are no longer trusted")
+        gone = keys.retire()
+        click.echo(f"{_older(gone)} {'is' if gone == 1 else 'are'} no longer trusted")
         return
     key, older = keys.rotate(keep_s)
     until = "until `cfab token rotate --retire`" if keep_s is None else f"for {keep_s:g} s"
-    click.echo(f"signing with {key.id}; {older} older keys stay trusted {until}")
+    click.echo(f"signing with {key.id}; {_older(older)} {'stays' if older == 1 else 'stay'} trusted {until}")
+
+
+def _older(count: int) -> str:
+    return f"{count} older {'key' if count == 1 else 'keys'}"
 
 
 @command.command("keys")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 
 from app.domain.job import DEFAULT_TENANT
 from app.domain.states import JobState, StopCause
-from app.services import nodes, recover
+from app.services import nodes, recover, samples
 from app.services.claim import Claimer, claim
 from app.services.inspect import job_detail
 from app.services.stop import request_stop
@@ -103,6 +105,19 @@ def test_what_a_restarted_agent_lost_is_handed_back_at_once(site: Site) -> None:
     site.until_ended(job_id)
     assert [a.outcome for a in site.fabric.attempts(job_id)] == ["lost", "completed"]
     assert site.fabric.row(job_id).lost_nodes == []
+
+
+def test_the_peaks_of_a_job_whose_keeper_died_come_from_its_samples(site: Site) -> None:
+    runner = site.processes()
+    site.agent(runner=runner)
+    job_id = site.fabric.submit_one(script="exec sleep 600")
+    until(lambda: running(site.fabric, job_id))
+    attempt = site.fabric.attempts(job_id)[0]
+    samples.store(site.fabric.db, [samples.Measured(attempt.id, cpu_cores=1.5, memory_bytes=2**40)])
+    os.kill(runner.hello["pid"], signal.SIGKILL)
+    until(lambda: site.fabric.attempts(job_id)[0].peak_memory_bytes == 2**40)
+    first = site.fabric.attempts(job_id)[0]
+    assert (first.outcome, first.peak_cpu_cores) == ("lost", 1.5)
 
 
 def test_what_a_former_host_of_the_name_held_is_left_to_its_lease(site: Site) -> None:

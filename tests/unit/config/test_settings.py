@@ -25,6 +25,7 @@ def test_overrides_win_over_the_environment() -> None:
         ("CFAB_SLOTS", "-1"),
         ("CFAB_LEASE_S", "0"),
         ("CFAB_LEASE_S", "nan"),
+        ("CFAB_LEASE_S", "a minute"),
         ("CFAB_LEASE_S", "inf"),
         ("CFAB_SANDBOX", "maybe"),
         ("CFAB_LOG_FORMAT", "xml"),
@@ -36,6 +37,7 @@ def test_a_value_that_cannot_be_used_is_named_with_its_variable(variable: str, v
         load_settings({variable: value})
     assert variable in str(refused.value)
     assert repr(value) in str(refused.value)
+    assert "literal" not in str(refused.value) and "could not" not in str(refused.value), "Python's words help nobody"
 
 
 def test_a_misspelt_variable_is_refused() -> None:
