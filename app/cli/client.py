@@ -265,9 +265,6 @@ class Client:
         except requests.exceptions.InvalidJSONError as exc:
             # nan and inf are numbers to Python, but JSON has no word for them.
             raise Failure(ExitCode.USAGE, f"cannot be sent: {exc}; give finite numbers") from exc
-        except requests.exceptions.InvalidJSONError as exc:
-            # nan and inf are numbers to Python, but JSON has no word for them.
-            raise Failure(ExitCode.USAGE, f"cannot be sent: {exc}; give finite numbers") from exc
         except requests.RequestException as exc:
             raise self._unreachable(exc) from exc
         with answer:
