@@ -115,6 +115,11 @@ def _free(tx: Tx, node: Row) -> Free:
     )
 
 
+def breadth(left: int) -> tuple[int, int]:
+    """How many keys of a tenant, and of all, a claim of up to `left` jobs looks at at a time."""
+    return (4, SMALL_PAGE) if left <= 4 else (8, PAGE)
+
+
 class _Draw:
     """One claim under way: what is taken so far, what that leaves of the node, what is known of tenants and keys."""
 
@@ -123,7 +128,7 @@ class _Draw:
         self._claimer = claimer
         self._free = free
         self._left = min(limit, free.slots)
-        self._per_tenant, self._page_size = (4, SMALL_PAGE) if self._left <= 4 else (8, PAGE)
+        self._per_tenant, self._page_size = breadth(self._left)
         self._rounds = ROUNDS
         self._views: dict[UUID, TenantView] = {}
         self._undecided: set[UUID] = set()

@@ -30,7 +30,7 @@ from app.domain.resources import Free, Resources
 from app.domain.states import JobState, StopCause
 from app.domain.tenant import Quota, Usage
 from app.domain.whereabouts import JobNow, job_cause
-from app.services.claim import first_view
+from app.services.claim import breadth, first_view
 from app.services.queue import Position, position_in
 from app.services.views import JobView, view_of
 from app.storage import claims, events
@@ -46,7 +46,6 @@ TURNS = 3
 """Nodes with room whose next claim is worked out; a job that none of them would take is behind others."""
 COUNTED = 10_000
 """Jobs before this one are counted up to here."""
-KEYS_PER_TENANT, KEYS = 8, 64
 MOST_TAKEN = 1024
 EXTERNAL_S = 180.0
 
@@ -105,6 +104,11 @@ def _explain(tx: Tx, settings: Settings, row: Row) -> Explanation:
     ahead = stored.jobs_before(tx, key.id, key.low_water, row.queue_seq, COUNTED)
     order = nearest(nodes, ask)
     ready = [node for node, fit in order if fit == Fit.FITS][:TURNS]
+    if ready and not ask.need.gpus:
+        # A job that needs no GPU may stand behind one that does, so these nodes count with theirs.
+        names = [node.id for node in ready]
+        whole = {n.id: _node(n, held, settings.lease_s) for n in stored.nodes_now(tx, True, EXTERNAL_S, names)}
+        ready = [whole[name] for name in names if name in whole]
     blocked = quota_causes(tenant, ask.need)
     turns = [] if blocked else [_turn(tx, node, _summary(key, row), ahead) for node in ready]
     causes = list(blocked)
@@ -159,22 +163,26 @@ def _turn(tx: Tx, node: NodeNow, key: KeySummary, position: int) -> Turn:
     """What the node's next claim would take: its candidates are those of a claim, their depths counted as far."""
     shy = node.id if node.external else None
     limit = 1 if node.external else min(node.free.slots, MOST_TAKEN)
+    looks = breadth(limit)
     rows = [
         found
         for cls in PriorityClass
         if cls <= key.priority_class
-        for found in candidates(tx, cls, node.free, sorted(node.runners), node.external, shy, (), KEYS_PER_TENANT, KEYS)
+        for found in candidates(tx, cls, node.free, sorted(node.runners), node.external, shy, (), *looks)
     ]
     tenants: dict[UUID, TenantView] = {}
     for one, row in rows:
         tenants.setdefault(one.tenant_id, first_view(row))
     keys = {one.id: one for one, _row in rows}
-    keys.setdefault(key.id, key)
+    mine = [one for one in keys.values() if (one.tenant_id, one.priority_class) == (key.tenant_id, key.priority_class)]
+    if len(mine) < looks[0]:
+        # Otherwise the claim looks at other keys of the tenant first.
+        keys.setdefault(key.id, key)
     deep = [(one.id, one.low_water) for one in keys.values() if one.waiting is None]
     for key_id, waiting in stored.jobs_waiting(tx, deep, shy, limit).items():
         keys[key_id] = replace(keys[key_id], waiting=waiting)
     claim = replace(node, free=replace(node.free, slots=limit))
-    turn = turn_of(claim, keys[key.id], position, list(keys.values()), tenants)
+    turn = turn_of(claim, keys.get(key.id, key), position, list(keys.values()), tenants)
     return replace(turn, node=node)
 
 

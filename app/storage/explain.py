@@ -41,10 +41,10 @@ def tenant_now(tx: Tx, tenant_id: UUID) -> Row | None:
     )
 
 
-def nodes_now(tx: Tx, with_gpus: bool, external_within_s: float) -> Sequence[Row]:
-    """Every node with what is allocated on it, and its `held` GPUs where GPUs matter; one statement for thousands.
+def nodes_now(tx: Tx, with_gpus: bool, external_within_s: float, only: Sequence[str] | None = None) -> Sequence[Row]:
+    """Every node (or those named in `only`) with what is allocated on it, and its `held` GPUs where GPUs matter.
 
-    Of executors outside only those heard lately: each that ever asked for a job has left a row.
+    One statement for thousands. Of executors outside only those heard lately: each that ever asked for a job has left a row.
     """
     gpus = (
         """n.gpus, n.gpus_out, ARRAY(SELECT h.gpu_uuid FROM gpu_hold h WHERE h.gpu_uuid = ANY(
@@ -59,8 +59,9 @@ def nodes_now(tx: Tx, with_gpus: bool, external_within_s: float) -> Sequence[Row
         FROM node n LEFT JOIN (
             SELECT node_id, sum(jobs)::bigint AS jobs, sum(cpus_milli)::bigint AS cpus,
                 sum(memory_bytes)::bigint AS memory FROM usage GROUP BY node_id) u ON u.node_id = n.id
-        WHERE n.kind = 'agent' OR n.last_seen_at > clock_timestamp() - make_interval(secs => %(within)s)""",
-        {"within": external_within_s},
+        WHERE (n.kind = 'agent' OR n.last_seen_at > clock_timestamp() - make_interval(secs => %(within)s))
+            AND (%(only)s::text[] IS NULL OR n.id = ANY(%(only)s))""",
+        {"within": external_within_s, "only": None if only is None else list(only)},
     )
 
 
