@@ -44,7 +44,8 @@ def tenant_now(tx: Tx, tenant_id: UUID) -> Row | None:
 def nodes_now(tx: Tx, with_gpus: bool, external_within_s: float, only: Sequence[str] | None = None) -> Sequence[Row]:
     """Every node (or those named in `only`) with what is allocated on it, and its `held` GPUs where GPUs matter.
 
-    One statement for thousands. Of executors outside only those heard lately: each that ever asked for a job has left a row.
+    One statement for thousands. Of executors outside only those heard lately: each that ever asked for a job has left
+    a row.
     """
     gpus = (
         """n.gpus, n.gpus_out, ARRAY(SELECT h.gpu_uuid FROM gpu_hold h WHERE h.gpu_uuid = ANY(
