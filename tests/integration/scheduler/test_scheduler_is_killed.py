@@ -35,9 +35,9 @@ def test_beat_ends_with_a_killed_scheduler(database_url: str, broker_url: str, t
     below: list[psutil.Process] = []
     try:
         # Beat's own worker and the beat that it embeds, beside multiprocessing's tracker.
-        eventually(lambda: "beat: Starting" in (tmp_path / "log").read_text(errors="replace"), "start of beat")
-        below = psutil.Process(scheduler.pid).children(recursive=True)
-        assert len(below) >= 2
+        eventually(lambda: "ready." in (tmp_path / "log").read_text(errors="replace"), "start of beat's worker")
+        eventually(lambda: len(beats(scheduler.pid)) >= 2, "start of beat")
+        below = beats(scheduler.pid)
         scheduler.kill()
         scheduler.wait()
         eventually(lambda: not any(is_there(process) for process in below), "end of beat")
@@ -48,6 +48,10 @@ def test_beat_ends_with_a_killed_scheduler(database_url: str, broker_url: str, t
         with contextlib.suppress(ProcessLookupError):
             os.killpg(scheduler.pid, signal.SIGKILL)
         scheduler.wait()
+
+
+def beats(pid: int) -> list[psutil.Process]:
+    return psutil.Process(pid).children(recursive=True)
 
 
 def is_there(process: psutil.Process) -> bool:
