@@ -1,0 +1,18 @@
+"""The planner: from a snapshot of the fabric and the time to a plan. Pure: it reads no clock, no server, no setting."""
+
+from scheduler.planner.outcome import Note, Placement, Plan, Preemption, Seat
+from scheduler.planner.snapshot import NodeView, Reserved, Rules, Running, Snapshot, Waiting
+
+__all__ = [
+    "NodeView",
+    "Note",
+    "Placement",
+    "Plan",
+    "Preemption",
+    "Reserved",
+    "Rules",
+    "Running",
+    "Seat",
+    "Snapshot",
+    "Waiting",
+]
