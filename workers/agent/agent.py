@@ -10,7 +10,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -18,8 +17,6 @@ from uuid import UUID
 
 from app.bells import Ringer
 from app.domain.errors import FabricError, StateConflict
-from app.domain.job import Assignment
-from app.domain.policy import Ending
 from app.domain.resources import MIB
 from app.domain.states import StopCause
 from app.services import nodes, recover
@@ -30,13 +27,12 @@ from app.storage.database import Database
 from config.settings import Settings
 from workers.agent.capacity import offer
 from workers.agent.claimer import ClaimLoop
-from workers.agent.launch import container_spec, run_spec
-from workers.agent.outcome import ending_of_failed_fetch
 from workers.agent.registry import Entry, Registry
 from workers.agent.renewer import Renewer
-from workers.agent.reporter import Reporter, refused
+from workers.agent.reporter import Reporter
 from workers.agent.samples import Sampler
-from workers.artifacts import ArtifactCache, ArtifactError, FetchCancelled
+from workers.agent.starter import Confinement, Starter
+from workers.artifacts import ArtifactCache
 from workers.gpus.source import open_source
 from workers.gpus.watch import GpuWatch
 from workers.runners.base import (
@@ -45,26 +41,13 @@ from workers.runners.base import (
     Output,
     Runner,
     RunnerError,
-    RunSpec,
     Started,
-    StartRefused,
 )
 
 log = logging.getLogger(__name__)
 
-FETCHERS = 8
 STALE_TASKS_S = 30.0
-SETTLE_S = 0.5
 DRAIN_END_S = 5.0
-
-
-@dataclass(frozen=True)
-class Confinement:
-    """How this node confines its jobs: the sandbox in use, and what is hidden from them."""
-
-    sandbox: str = "off"
-    network: str = "host"
-    hide: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,15 +92,18 @@ class Agent:
         self.registry = Registry(self.offer.slots)
         self.notices: deque[Notice] = deque(maxlen=20_000)
         self.noticed = threading.Event()
-        self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
-        self._starter = ThreadPoolExecutor(1, thread_name_prefix="start")
+        self._stopping = threading.Event()
+        self._starter = Starter(
+            settings, runner, cache, self.registry, confinement,
+            lambda entry, end: self._reporter.tell_ended(entry, end), self._notice, self._stopping,
+        )  # fmt: skip
         who = Who(self.offer.node_id, None, runners, settings.lease_s)
         self._claims = ClaimLoop(
-            db, settings, who, self.registry, self._launch, self._uncertain, self._stale, self._last_resort
+            db, settings, who, self.registry, self._starter.launch, self._uncertain, self._stale, self._last_resort
         )
         self._renewer = Renewer(
-            db, settings, self.registry, self._claims, self._extend, self.stop_entry, self._lost, self._hand_back,
-            self._stale, self._gpus,
+            db, settings, self.registry, self._claims, self._extend, self._starter.stop_entry, self._lost,
+            self._hand_back, self._stale, self._gpus,
         )  # fmt: skip
         self._reporter = Reporter(
             db,
@@ -132,7 +118,6 @@ class Agent:
             ringer.hint,
         )
         self._sampler = Sampler(db, runner, self.registry, settings.sample_s, self._gpus.use)
-        self._stopping = threading.Event()
         self._adopted = False
 
     # -- life ----------------------------------------------------------------------------------------------
@@ -174,11 +159,7 @@ class Agent:
         self._renewer.stop()
         self._sampler.stop()
         self._gpus.stop()
-        for entry in self.registry.all():
-            if not entry.launched:
-                entry.cancelled.set()
-        self._fetchers.shutdown(wait=False, cancel_futures=True)
-        self._starter.shutdown(cancel_futures=True)
+        self._starter.stop()
         self._cache.close()
         self._reporter.stop()
         self._runner.close()
@@ -230,137 +211,7 @@ class Agent:
         self.wake()
         return True
 
-    # -- claim and launch ----------------------------------------------------------------------------------
-
-    def _launch(self, taken: list[Assignment], deadline: float) -> None:
-        """Starts what was claimed: at once where the binary is here, else after its download."""
-        ready: list[tuple[Entry, RunSpec]] = []
-        for one in taken:
-            entry = self._hold(one, deadline)
-            self._notice("received", entry)
-            try:
-                spec = self._prepare(one, entry)
-            except ArtifactError as exc:
-                self._refuse(entry, ending_of_failed_fetch(exc), str(exc))
-            except Exception as exc:
-                # Whatever it was: an attempt that is held here but never started nor told would be renewed for ever.
-                log.exception("attempt %s could not be prepared", entry.attempt_id)
-                self._refuse(
-                    entry, Ending(started=False, node_fault=True), f"the node could not prepare the job: {exc}"
-                )
-            else:
-                if spec is not None:
-                    ready.append((entry, spec))
-        if ready and not self._stopping.is_set():
-            # In a thread of its own: the runner takes its time, and the next ends need not wait for it.
-            self._starter.submit(self._start_all, ready)
-
-    def _start_all(self, ready: list[tuple[Entry, RunSpec]]) -> None:
-        try:
-            self._start(ready)
-        except Exception as exc:
-            log.exception("%d attempts could not be started", len(ready))
-            for entry, _spec in ready:
-                self._fetchers.submit(self._settle_start, entry, f"the node could not start the job: {exc}")
-
-    def _prepare(self, one: Assignment, entry: Entry) -> RunSpec | None:
-        """What to start at once; None when its program is on its way and starts the attempt when it is here."""
-        spec = self._spec(one, entry)
-        if one.binary_url is None:
-            return spec
-        entry.artifact = self._cache.cached(one.binary_url, one.binary_sha256 or "")
-        if entry.artifact is None:
-            self._fetchers.submit(self._fetch_and_start, one, entry, spec)
-            return None
-        return spec.with_executable(str(entry.artifact.path))
-
-    def _hold(self, one: Assignment, deadline: float) -> Entry:
-        slot = self.registry.take_slot()
-        assert slot is not None, "a claim never takes more than there are free slots"
-        entry = Entry(
-            attempt_id=one.attempt_id, token=one.token, job_id=one.job_id, attempt=one.attempt, type=one.type,
-            tenant_id=one.tenant_id, log_day=one.log_day, slot=slot, runner=one.runner, deadline=deadline,
-            claimed_wall=time.time(), grace_s=one.grace_s, gpu_uuids=one.gpu_uuids,
-        )  # fmt: skip
-        self.registry.add(entry)
-        return entry
-
-    def _spec(self, one: Assignment, entry: Entry) -> RunSpec:
-        if one.runner == "container":
-            return container_spec(one, entry.slot, entry.deadline, self._settings)
-        attempt_id, runner = str(one.attempt_id), self._runner
-        return run_spec(
-            one, entry.slot, entry.deadline, runner.work_dir(attempt_id), runner.files_dir(attempt_id),
-            self._settings.log_cap_bytes, self._confinement.sandbox, self._confinement.network, self._confinement.hide,
-            simulated_gpus=bool(self._settings.simulate_gpus),
-        )  # fmt: skip
-
-    def _fetch_and_start(self, one: Assignment, entry: Entry, spec: RunSpec) -> None:
-        try:
-            entry.artifact = self._cache.fetch(one.binary_url or "", one.binary_sha256 or "", entry.cancelled)
-        except FetchCancelled:
-            if not self._stopping.is_set():
-                self._refuse(entry, Ending(started=False, stopped=True), "stopped before it started")
-            return
-        except ArtifactError as exc:
-            self._refuse(entry, ending_of_failed_fetch(exc), str(exc))
-            return
-        except Exception as exc:
-            log.exception("the download for attempt %s failed", entry.attempt_id)
-            self._refuse(entry, Ending(started=False, node_fault=True), f"the node could not fetch the program: {exc}")
-            return
-        self._start([(entry, spec.with_executable(str(entry.artifact.path)))])
-
-    def _start(self, ready: list[tuple[Entry, RunSpec]]) -> None:
-        """Hands specifications to the runner. A stop that came meanwhile wins; a lease that passed is left alone."""
-        going = []
-        for entry, spec in ready:
-            if entry.cancelled.is_set():
-                self._refuse(entry, Ending(started=False, stopped=True), "stopped before it started")
-            elif self.registry.get(entry.attempt_id) is entry:
-                entry.launched = True
-                going.append((entry, replace(spec, deadline=entry.deadline)))
-        if not going:
-            return
-        try:
-            answers = self._runner.start_many([spec for _entry, spec in going])
-        except RunnerError as exc:
-            log.error("the runner cannot start jobs: %s", exc)
-            for entry, _spec in going:
-                self._fetchers.submit(self._settle_start, entry, f"the node could not start the job: {exc}")
-            return
-        for (entry, _spec), answer in zip(going, answers, strict=True):
-            if not isinstance(answer, StartRefused):
-                if entry.cancelled.is_set():
-                    # The stop came while the runner did not know the attempt yet, and found nothing to stop.
-                    self._stop_launched(entry)
-                continue
-            log.warning("attempt %s was not started: %s", entry.attempt_id, answer)
-            entry.launched = False
-            bad = answer.code == "invalid"
-            self._refuse(entry, Ending(started=False, refused=bad, node_fault=not bad), str(answer))
-
-    def _settle_start(self, entry: Entry, message: str) -> None:
-        """A start whose outcome is unknown: ask the runner until it answers, and hold the lease meanwhile.
-
-        Only when the runner is known not to have the attempt may another node be given the job.
-        """
-        while not self._stopping.wait(SETTLE_S):
-            try:
-                held = {h.attempt_id for h in self._runner.attach()}
-            except RunnerError as exc:
-                log.warning("the runner does not say whether attempt %s runs: %s", entry.attempt_id, exc)
-                continue
-            if str(entry.attempt_id) not in held and entry.record is None:
-                entry.launched = False
-                self._refuse(entry, Ending(started=False, node_fault=True), message)
-            elif entry.cancelled.is_set():
-                # The stop came while nobody knew whether there was anything to stop.
-                self._stop_launched(entry)
-            return
-
-    def _refuse(self, entry: Entry, ending: Ending, message: str) -> None:
-        self._reporter.tell_ended(entry, refused(entry, ending, message))
+    # -- claims ---------------------------------------------------------------------------------------------
 
     def _uncertain(self) -> None:
         """A claim may have happened without our knowing: the next answers say so, and it is handed back."""
@@ -395,16 +246,14 @@ class Agent:
 
     def _forget_later(self, attempt_id: str) -> None:
         # The runner's thread delivers this and must not wait for its own answer.
-        if not self._stopping.is_set():
-            self._fetchers.submit(self._forget, [attempt_id])
+        self._starter.later(self._forget, [attempt_id])
 
     def _kill_later(self, attempt_id: str) -> None:
         def kill() -> None:
             if self.registry.get(UUID(attempt_id)) is None:
                 self._runner.kill(attempt_id, "no longer ours")
 
-        if not self._stopping.is_set():
-            self._fetchers.submit(kill)
+        self._starter.later(kill)
 
     def _forget(self, attempt_ids: list[str], wait: bool = True) -> None:
         try:
@@ -438,24 +287,7 @@ class Agent:
             entry = self.registry.get(UUID(attempt_id))
             if entry is not None and entry.started_wall is not None and entry.record is None:
                 # It ran here and the runner has no trace of it: without this its lease would be renewed for ever.
-                self._fetchers.submit(self._settle_start, entry, "its node lost track of the process")
-
-    def stop_entry(self, entry: Entry, cause: str, grace_s: float) -> None:
-        """Stops an attempt, whether it runs or is still being prepared; asking again changes nothing."""
-        if entry.stopping == cause:
-            return
-        entry.stopping = cause
-        entry.grace_s = grace_s
-        entry.cancelled.set()
-        if entry.launched:
-            self._stop_launched(entry)
-
-    def _stop_launched(self, entry: Entry) -> None:
-        try:
-            self._runner.stop(str(entry.attempt_id), entry.grace_s, entry.stopping or "cancel")
-        except RunnerError as exc:
-            entry.stopping = None
-            log.warning("attempt %s could not be stopped, the next renewal tries again: %s", entry.attempt_id, exc)
+                self._starter.later(self._starter.settle, entry, "its node lost track of the process")
 
     def _lost(self, entry: Entry) -> None:
         """The fence has moved on: another holds the job, or it is over. Kill ours; its end tells nobody anything."""

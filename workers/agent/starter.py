@@ -1,0 +1,222 @@
+"""From a claimed assignment to a started attempt: hold it, fetch its program, hand it to the runner, or say why not."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from app.domain.job import Assignment
+from app.domain.policy import Ending
+from app.services.report import Finished
+from config.settings import Settings
+from workers.agent.launch import container_spec, run_spec
+from workers.agent.outcome import ending_of_failed_fetch
+from workers.agent.registry import Entry, Registry
+from workers.agent.reporter import refused
+from workers.artifacts import ArtifactCache, ArtifactError, FetchCancelled
+from workers.runners.base import Runner, RunnerError, RunSpec, StartRefused
+
+log = logging.getLogger(__name__)
+
+FETCHERS = 8
+SETTLE_S = 0.5
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """How this node confines its jobs: the sandbox in use, and what is hidden from them."""
+
+    sandbox: str = "off"
+    network: str = "host"
+    hide: tuple[str, ...] = ()
+
+
+class Starter:
+    """Starts what was claimed. `tell_ended` takes the ends of attempts that never had a process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        runner: Runner,
+        cache: ArtifactCache,
+        registry: Registry,
+        confinement: Confinement,
+        tell_ended: Callable[[Entry, Finished], None],
+        notice: Callable[[str, Entry], None],
+        stopping: threading.Event,
+    ) -> None:
+        self._settings = settings
+        self._runner = runner
+        self._cache = cache
+        self._registry = registry
+        self._confinement = confinement
+        self._tell_ended = tell_ended
+        self._notice = notice
+        self._stopping = stopping
+        self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="start")
+
+    def stop(self) -> None:
+        """Starts nothing more (`stopping` must be set); downloads are given up. What runs goes on."""
+        for entry in self._registry.all():
+            if not entry.launched:
+                entry.cancelled.set()
+        self._fetchers.shutdown(wait=False, cancel_futures=True)
+        self._starter.shutdown(cancel_futures=True)
+
+    def later(self, work: Callable[..., None], *args: Any) -> None:
+        """Does `work` in a thread of the starter's own, unless it stops."""
+        if not self._stopping.is_set():
+            self._fetchers.submit(work, *args)
+
+    def launch(self, taken: list[Assignment], deadline: float) -> None:
+        """Starts what was claimed: at once where the binary is here, else after its download."""
+        ready: list[tuple[Entry, RunSpec]] = []
+        for one in taken:
+            entry = self._hold(one, deadline)
+            self._notice("received", entry)
+            try:
+                spec = self._prepare(one, entry)
+            except ArtifactError as exc:
+                self._refuse(entry, ending_of_failed_fetch(exc), str(exc))
+            except Exception as exc:
+                # Whatever it was: an attempt that is held here but never started nor told would be renewed for ever.
+                log.exception("attempt %s could not be prepared", entry.attempt_id)
+                self._refuse(
+                    entry, Ending(started=False, node_fault=True), f"the node could not prepare the job: {exc}"
+                )
+            else:
+                if spec is not None:
+                    ready.append((entry, spec))
+        if ready and not self._stopping.is_set():
+            # In a thread of its own: the runner takes its time, and the next ends need not wait for it.
+            self._starter.submit(self._start_all, ready)
+
+    def _start_all(self, ready: list[tuple[Entry, RunSpec]]) -> None:
+        try:
+            self._start(ready)
+        except Exception as exc:
+            log.exception("%d attempts could not be started", len(ready))
+            for entry, _spec in ready:
+                self.later(self.settle, entry, f"the node could not start the job: {exc}")
+
+    def _prepare(self, one: Assignment, entry: Entry) -> RunSpec | None:
+        """What to start at once; None when its program is on its way and starts the attempt when it is here."""
+        spec = self._spec(one, entry)
+        if one.binary_url is None:
+            return spec
+        entry.artifact = self._cache.cached(one.binary_url, one.binary_sha256 or "")
+        if entry.artifact is None:
+            self._fetchers.submit(self._fetch_and_start, one, entry, spec)
+            return None
+        return spec.with_executable(str(entry.artifact.path))
+
+    def _hold(self, one: Assignment, deadline: float) -> Entry:
+        slot = self._registry.take_slot()
+        assert slot is not None, "a claim never takes more than there are free slots"
+        entry = Entry(
+            attempt_id=one.attempt_id, token=one.token, job_id=one.job_id, attempt=one.attempt, type=one.type,
+            tenant_id=one.tenant_id, log_day=one.log_day, slot=slot, runner=one.runner, deadline=deadline,
+            claimed_wall=time.time(), grace_s=one.grace_s, gpu_uuids=one.gpu_uuids,
+        )  # fmt: skip
+        self._registry.add(entry)
+        return entry
+
+    def _spec(self, one: Assignment, entry: Entry) -> RunSpec:
+        if one.runner == "container":
+            return container_spec(one, entry.slot, entry.deadline, self._settings)
+        attempt_id, runner = str(one.attempt_id), self._runner
+        return run_spec(
+            one, entry.slot, entry.deadline, runner.work_dir(attempt_id), runner.files_dir(attempt_id),
+            self._settings.log_cap_bytes, self._confinement.sandbox, self._confinement.network, self._confinement.hide,
+            simulated_gpus=bool(self._settings.simulate_gpus),
+        )  # fmt: skip
+
+    def _fetch_and_start(self, one: Assignment, entry: Entry, spec: RunSpec) -> None:
+        try:
+            entry.artifact = self._cache.fetch(one.binary_url or "", one.binary_sha256 or "", entry.cancelled)
+        except FetchCancelled:
+            if not self._stopping.is_set():
+                self._refuse(entry, Ending(started=False, stopped=True), "stopped before it started")
+            return
+        except ArtifactError as exc:
+            self._refuse(entry, ending_of_failed_fetch(exc), str(exc))
+            return
+        except Exception as exc:
+            log.exception("the download for attempt %s failed", entry.attempt_id)
+            self._refuse(entry, Ending(started=False, node_fault=True), f"the node could not fetch the program: {exc}")
+            return
+        self._start([(entry, spec.with_executable(str(entry.artifact.path)))])
+
+    def _start(self, ready: list[tuple[Entry, RunSpec]]) -> None:
+        """Hands specifications to the runner. A stop that came meanwhile wins; a lease that passed is left alone."""
+        going = []
+        for entry, spec in ready:
+            if entry.cancelled.is_set():
+                self._refuse(entry, Ending(started=False, stopped=True), "stopped before it started")
+            elif self._registry.get(entry.attempt_id) is entry:
+                entry.launched = True
+                going.append((entry, replace(spec, deadline=entry.deadline)))
+        if not going:
+            return
+        try:
+            answers = self._runner.start_many([spec for _entry, spec in going])
+        except RunnerError as exc:
+            log.error("the runner cannot start jobs: %s", exc)
+            for entry, _spec in going:
+                self.later(self.settle, entry, f"the node could not start the job: {exc}")
+            return
+        for (entry, _spec), answer in zip(going, answers, strict=True):
+            if not isinstance(answer, StartRefused):
+                if entry.cancelled.is_set():
+                    # The stop came while the runner did not know the attempt yet, and found nothing to stop.
+                    self._stop_launched(entry)
+                continue
+            log.warning("attempt %s was not started: %s", entry.attempt_id, answer)
+            entry.launched = False
+            bad = answer.code == "invalid"
+            self._refuse(entry, Ending(started=False, refused=bad, node_fault=not bad), str(answer))
+
+    def settle(self, entry: Entry, message: str) -> None:
+        """A start whose outcome is unknown: ask the runner until it answers, and hold the lease meanwhile.
+
+        Only when the runner is known not to have the attempt may another node be given the job.
+        """
+        while not self._stopping.wait(SETTLE_S):
+            try:
+                held = {h.attempt_id for h in self._runner.attach()}
+            except RunnerError as exc:
+                log.warning("the runner does not say whether attempt %s runs: %s", entry.attempt_id, exc)
+                continue
+            if str(entry.attempt_id) not in held and entry.record is None:
+                entry.launched = False
+                self._refuse(entry, Ending(started=False, node_fault=True), message)
+            elif entry.cancelled.is_set():
+                # The stop came while nobody knew whether there was anything to stop.
+                self._stop_launched(entry)
+            return
+
+    def stop_entry(self, entry: Entry, cause: str, grace_s: float) -> None:
+        """Stops an attempt, whether it runs or is still being prepared; asking again changes nothing."""
+        if entry.stopping == cause:
+            return
+        entry.stopping = cause
+        entry.grace_s = grace_s
+        entry.cancelled.set()
+        if entry.launched:
+            self._stop_launched(entry)
+
+    def _stop_launched(self, entry: Entry) -> None:
+        try:
+            self._runner.stop(str(entry.attempt_id), entry.grace_s, entry.stopping or "cancel")
+        except RunnerError as exc:
+            entry.stopping = None
+            log.warning("attempt %s could not be stopped, the next renewal tries again: %s", entry.attempt_id, exc)
+
+    def _refuse(self, entry: Entry, ending: Ending, message: str) -> None:
+        self._tell_ended(entry, refused(entry, ending, message))
