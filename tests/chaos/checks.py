@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 
 from tests.chaos.evidence import Attempt, Evidence, Node
@@ -98,18 +98,27 @@ def no_overlap(evidence: Evidence, allowed_s: float = 0.0) -> list[str]:
 
 
 def gpus_exclusive(evidence: Evidence) -> list[str]:
-    """No two attempts were alive with one GPU at the same time, by their own account."""
+    """No GPU was used by two attempts at once, but by slices that it has the memory for, by the jobs' own account."""
     by_gpu: dict[str, list[Life]] = {}
     for life in lives(evidence.witness):
         for gpu in life.gpus:
             by_gpu.setdefault(gpu, []).append(life)
-    problems = []
-    for gpu, users in by_gpu.items():
-        ordered = sorted(users, key=lambda life: life.begins)
-        for one, next_one in pairwise(ordered):
-            if one.ends > next_one.begins + RESOLUTION_S:
-                problems.append(f"{gpu} was used by jobs {one.job_id} and {next_one.job_id} at once")
-    return problems
+    return [
+        problem
+        for gpu, users in by_gpu.items()
+        for problem in _gpu_problems(gpu, users, evidence.gpu_memory.get(gpu, 0))
+    ]
+
+
+def _gpu_problems(gpu: str, users: list[Life], memory_bytes: int) -> Iterator[str]:
+    now: list[Life] = []
+    for life in sorted(users, key=lambda life: life.begins):
+        now = [*(other for other in now if other.ends > life.begins + RESOLUTION_S), life]
+        slices = [other.slice_bytes for other in now if other.slice_bytes is not None]
+        if len(now) > 1 and len(slices) < len(now):
+            yield f"{gpu} was used by jobs {', '.join(other.job_id for other in now)} at once"
+        elif sum(slices) > memory_bytes:
+            yield f"{gpu} has {memory_bytes} bytes; slices of {slices} were used at once"
 
 
 def capacity_kept(evidence: Evidence) -> list[str]:

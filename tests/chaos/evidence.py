@@ -78,6 +78,7 @@ class Evidence:
     ended_by_node: Mapping[str, int] = field(default_factory=dict)
     left_over: Mapping[str, int] = field(default_factory=dict)
     classes: Mapping[tuple[int, str], int] = field(default_factory=dict)
+    gpu_memory: Mapping[str, int] = field(default_factory=dict)
 
 
 JOBS = """SELECT j.id::text AS id, j.state, j.failures, s.max_retries, j.exit_code,
@@ -86,6 +87,8 @@ JOBS = """SELECT j.id::text AS id, j.state, j.failures, s.max_retries, j.exit_co
 ATTEMPTS = """SELECT a.job_id::text AS job_id, a.number, a.node_id, a.outcome, a.exit_code, a.gpu_uuids, s.cpus_milli
     FROM attempt a JOIN job_spec s ON s.job_id = a.job_id ORDER BY a.job_id, a.number"""
 NODES = """SELECT id, slots, cpus_milli, memory_bytes, jsonb_array_length(gpus) AS gpus FROM node"""
+GPU_MEMORY = """SELECT g ->> 'uuid' AS uuid, (g ->> 'memory_bytes')::bigint AS n
+    FROM node CROSS JOIN jsonb_array_elements(gpus) g"""
 COUNTED = """SELECT class, state, sum(n)::bigint AS n FROM (SELECT class, state, n FROM job_count
     UNION ALL SELECT class, state, n FROM job_count_delta) c GROUP BY 1, 2 HAVING sum(n) <> 0"""
 CLASSES = "SELECT class, state, count(*) AS n FROM job GROUP BY 1, 2"
@@ -128,6 +131,16 @@ class Reader:
         self._connection.close()
 
 
+def execute(url: str, statement: str) -> None:
+    """Runs one statement as the database's owner."""
+    connection = psycopg2.connect(url, connect_timeout=2)
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+    finally:
+        connection.close()
+
+
 def take_sample(reader: Reader) -> Sample:
     """One look at what is reserved now."""
     used, allocated = reader.nodes(USED), reader.nodes(ALLOCATED)
@@ -159,6 +172,7 @@ def gather(url: str, planned: Mapping[str, Planned], witness: Path, samples: lis
             classes={(row["class"], STATES[row["state"]]): row["n"] for row in reader.rows(CLASSES)},
             ended_by_node={row["node_id"]: row["n"] for row in reader.rows(ENDED)},
             left_over=reader.rows(LEFT_OVER)[0],
+            gpu_memory={row["uuid"]: row["n"] for row in reader.rows(GPU_MEMORY)},
         )
     finally:
         reader.close()

@@ -10,7 +10,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from functools import partial
 
@@ -31,9 +31,11 @@ TURN_S = 0.05
 class Havoc:
     """Strikes a fabric until its time is over, and repairs what it broke after a drawn while."""
 
-    def __init__(self, fabric: Fabric, rng: random.Random) -> None:
+    def __init__(self, fabric: Fabric, rng: random.Random, only: Collection[str] | None = None) -> None:
+        """`only` names the targets that are hit; all of them if it is not given."""
         self._fabric = fabric
         self._rng = rng
+        self._only = only
         self._due: list[tuple[float, int, Repair]] = []
         self._order = itertools.count()
         self._down: set[str] = set()
@@ -92,7 +94,7 @@ class Havoc:
             cards.append((node, "restart", partial(self._restart, node)))
             cards.append((f"keeper of {node}", "kill", partial(self._kill_keeper, node)))
             cards.append((f"keeper of {node}", "freeze", partial(self._freeze_keeper, node)))
-        return cards
+        return [card for card in cards if self._only is None or card[0] in self._only]
 
     def _strike(self) -> None:
         """Plays the first card of the deck whose target is whole; a new deck when the old one is played."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from uuid import uuid4
@@ -15,13 +15,15 @@ import psycopg2
 from tests.chaos import checks
 from tests.chaos import options as sizes
 from tests.chaos.client import Client, Crowd, GaveUp
-from tests.chaos.evidence import Evidence, Reader, gather
+from tests.chaos.evidence import Evidence, Reader, execute, gather
 from tests.chaos.fabric import TOKEN, Fabric, wait_until
 from tests.chaos.havoc import Havoc
 from tests.chaos.options import FAULTS, Options
 from tests.chaos.watcher import Watcher
-from tests.chaos.workload import FOR_EVER, PROGRAM, Planned, ProgramServer, draw_jobs, planned_body
+from tests.chaos.workload import FOR_EVER, PROGRAM, Planned, ProgramServer, draw_gpu_jobs, draw_jobs, planned_body
 
+Say = Callable[[str], None]
+GPU_RUN = {"CFAB_LEASE_S": "5", "CFAB_RENEW_S": "1", "CFAB_FENCE_MARGIN_S": "2"}
 UNFINISHED = "SELECT count(*) AS n FROM job WHERE state < 4"
 LONG_JOBS = 8
 
@@ -121,6 +123,33 @@ def run_broker_kills(kills: int, options: Options, say: Callable[[str], None] = 
         exits = {name: role.exits for name, role in fabric.roles.items() if role.exits}
         struck = Counter({"kill broker": kills})
         return Report(findings, evidence, struck, exits, client.repeats, time.monotonic() - began)
+
+
+def run_gpus(
+    options: Options, bugs: Mapping[str, str] | None = None, tamper: Sequence[str] = (), say: Say = print
+) -> Report:
+    """Jobs that fight for few GPUs while agents and keepers are killed: no GPU may be used by two at once.
+
+    `tamper` are statements run in the database first, and `bugs` are planted, to show that the run would see it.
+    """
+    rng = random.Random(options.seed)
+    with _fabric(Fabric(GPU_RUN, bugs), options.keep, say) as fabric:
+        for statement in tamper:
+            execute(fabric.postgres.url(), statement)
+        jobs = draw_gpu_jobs(rng, options.jobs, fabric.witness)
+        client = Client(fabric.api_url, TOKEN)
+        began = time.monotonic()
+        client.submit_together(jobs)
+        hosts = {*sizes.NODES, *(f"keeper of {node}" for node in sizes.NODES)}
+        havoc = Havoc(fabric, rng, hosts)
+        havoc.run(options.seconds, options.seconds / 16)
+        _settle(fabric, options.patience_s, lambda: True, havoc.keep_up)
+        planned = {client.ids[job.key]: job for job in jobs}
+        evidence = gather(fabric.postgres.url(), planned, fabric.witness, [])
+        wanted = {name: check for name, check in checks.ALL.items() if name != checks.never_overcommitted.__name__}
+        exits = {name: role.exits for name, role in fabric.roles.items() if role.exits}
+        took_s = time.monotonic() - began
+        return Report(checks.judge(evidence, wanted), evidence, havoc.struck, exits, client.repeats, took_s)
 
 
 def fill_all_slots(fabric: Fabric, client: Client, patience_s: float = 60.0) -> tuple[list[Planned], list[str]]:

@@ -28,6 +28,12 @@ def lines(job_id: str, attempt: int, begins: float, ends: float, gpu: str = "", 
     ]
 
 
+def slices(gpu: str, *sizes: int) -> list[Line]:
+    """Attempts that are alive at the same time, each with so many bytes of the GPU."""
+    return [Line(word, f"slice-{n}", 1, at, (gpu,), size) for n, size in enumerate(sizes) for word, at in
+            (("start", 11.0), ("end", 12.0))]  # fmt: skip
+
+
 def right() -> Evidence:
     """One job that ran once on a GPU, one that was lost and ran again, one that failed twice with one retry."""
     return Evidence(
@@ -61,6 +67,7 @@ def right() -> Evidence:
         classes={(1, "completed"): 2, (1, "failed"): 1},
         ended_by_node={"n": 5},
         left_over={"allocations": 0, "leases": 0, "gpu_holds": 0, "usage_rows": 0},
+        gpu_memory={"GPU-1": 80, "GPU-2": 80},
     )
 
 
@@ -93,6 +100,10 @@ def test_right_evidence_passes_every_check() -> None:
     assert not checks.no_restarts(replace(right(), attempts=right().attempts[:1]))
 
 
+def test_slices_that_fit_are_no_fault() -> None:
+    assert checks.gpus_exclusive(with_lines(*slices("GPU-2", 40, 40))(right())) == []
+
+
 @pytest.mark.parametrize(
     ("check", "doctor"),
     [
@@ -123,6 +134,16 @@ def test_right_evidence_passes_every_check() -> None:
             checks.gpus_exclusive,
             with_lines(Line("alive", "once", 1, 12.6, ("GPU-1",))),
             id="a GPU in two attempts",
+        ),
+        pytest.param(
+            checks.gpus_exclusive,
+            with_lines(*slices("GPU-2", 40, 60)),
+            id="slices beyond a GPU's memory",
+        ),
+        pytest.param(
+            checks.gpus_exclusive,
+            with_lines(*slices("GPU-1", 40)),
+            id="a slice of a GPU that another has to itself",
         ),
         pytest.param(checks.capacity_kept, with_attempt(3, cpus_milli=600), id="more CPUs than the node has"),
         pytest.param(

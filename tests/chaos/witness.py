@@ -12,13 +12,14 @@ RESOLUTION_S = 0.01
 
 @dataclass(frozen=True)
 class Line:
-    """One line: start, alive or end; boot seconds rounded down to hundredths."""
+    """One line: start, alive or end; boot seconds rounded down to hundredths. `slice_bytes`: its share of the GPU."""
 
     word: str
     job_id: str
     attempt: int
     at: float
     gpus: tuple[str, ...] = ()
+    slice_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Life:
     starts: int
     ended: bool
     gpus: tuple[str, ...]
+    slice_bytes: int | None = None
 
 
 def read_witness(path: Path) -> list[Line]:
@@ -43,8 +45,9 @@ def _parse(text: str) -> Line:
     words = text.split(" ")
     if len(words) != 5 or words[0] not in {"start", "alive", "end"}:
         raise ValueError(f"the witness has the line {text!r}, which no job writes")
-    gpus = () if words[4] == "-" else tuple(words[4].split(","))
-    return Line(words[0], words[1], int(words[2]), float(words[3]), gpus)
+    named, _, size = words[4].partition("@")
+    gpus = () if named == "-" else tuple(named.split(","))
+    return Line(words[0], words[1], int(words[2]), float(words[3]), gpus, int(size) if size else None)
 
 
 def lives(lines: Iterable[Line]) -> list[Life]:
@@ -61,6 +64,7 @@ def lives(lines: Iterable[Line]) -> list[Life]:
             starts=sum(line.word == "start" for line in told),
             ended=any(line.word == "end" for line in told),
             gpus=told[0].gpus,
+            slice_bytes=told[0].slice_bytes,
         )
         for (job_id, attempt), told in sorted(by_attempt.items())
     ]

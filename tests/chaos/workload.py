@@ -19,10 +19,12 @@ FOR_EVER = 1_000_000
 
 PROGRAM = r"""#!/bin/sh
 # Appends `word job attempt boot-seconds gpus` to $WITNESS: at its start, every tick, and at its end.
+# GPUs are those that CUDA would show; a slice of one is followed by @ and its bytes.
 # $1: ticks to live, $2: how to end. The file named by $UNTIL ends it early.
 say() {
     read -r up _ < /proc/uptime
-    echo "$1 $CFAB_JOB_ID $CFAB_ATTEMPT $up ${CFAB_GPUS:--}" >> "$WITNESS"
+    echo "$1 $CFAB_JOB_ID $CFAB_ATTEMPT $up ${CUDA_VISIBLE_DEVICES:--}${CFAB_GPU_SHARED:+@$CFAB_GPU_MEMORY_BYTES}" \
+        >> "$WITNESS"
 }
 trap 'say end; exit 0' TERM
 say start
@@ -116,6 +118,19 @@ def _draw(rng: random.Random, number: int, kind: str, witness: Path, programs: P
             "gpus": rng.choice((0, 0, 0, 1, 2)),
         }
     return Planned(f"chaos-{number}", kind, body)
+
+
+def draw_gpu_jobs(rng: random.Random, count: int, witness: Path) -> list[Planned]:
+    """`count` scripts that all hold GPUs, some for as long as several strikes."""
+    return [_draw_gpu_job(rng, number, witness) for number in range(count)]
+
+
+def _draw_gpu_job(rng: random.Random, number: int, witness: Path) -> Planned:
+    body = planned_body(rng.choice(("foreground", "background")), "ok", witness) | {"script": PROGRAM}
+    body["arguments"] = [str(rng.choice((1, 3, 10, 20))), "ok"]
+    body["grace_seconds"] = 1
+    body["resources"] = {"cpus": 0.1, "memory_mib": 64, "gpus": rng.choice((1, 1, 1, 2))}
+    return Planned(f"gpus-{number}", "ok", body)
 
 
 def planned_body(priority: str, kind: str, witness: Path) -> dict[str, Any]:
