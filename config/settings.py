@@ -115,6 +115,10 @@ def _seconds(text: str) -> float:
 
 
 def _setting(default: Any, parse: Callable[[str], Any], doc: str, secret: bool = False) -> Any:
+def _duration(text: str) -> float:
+    return 0.0 if text.strip() in {"0", "0.0"} else _seconds(text)
+
+
     return field(default=default, repr=not secret, metadata={"parse": parse, "doc": doc, "secret": secret})
 
 
@@ -233,6 +237,23 @@ class Settings:
     cluster: str = _setting("default", str, "Cluster that a node belongs to.")
     node_labels: str = _setting("", str, "Labels of a node, such as zone=a,disk=nvme.")
     sandbox: str = _setting("preferred", _one_of("required", "preferred", "off"), "Whether jobs run under bubblewrap.")
+    plan_s: float = _setting(1.0, _seconds, "How often the scheduler plans jobs of several members and reservations.")
+    reserve_after_s: float = _setting(
+        30.0, _duration, "A job that has waited this long and fits no free node gets a reservation."
+    )
+    max_reservations: int = _setting(16, _count, "Jobs for which capacity is reserved at a time; 0: none.")
+    starvation_s: float = _setting(
+        3600.0, _duration, "A job of any class that has waited this long is planned as foreground; 0: never."
+    )
+    min_runtime_s: float = _setting(60.0, _duration, "A job that has run less than this is never preempted.")
+    gang_barrier_s: float = _setting(
+        120.0, _seconds, "How long the members of a job wait for each other before they start."
+    )
+    fair_share_half_life_s: float = _setting(
+        86_400.0,
+        _duration,
+        "After this time what a tenant used counts half for its fair share; 0: only what it uses now.",
+    )
     job_network: str = _setting("host", _one_of("host", "none"), "Network of a sandboxed job.")
     job_uid_base: int = _setting(200_000, _positive_int, "First numeric uid of jobs when the worker is root.")
     container_runtime: str = _setting(

@@ -12,6 +12,8 @@ from app.domain.priority import MAX_PRIORITY, PriorityClass
 from app.domain.resources import Resources
 
 DEFAULT_TENANT = UUID(int=1)
+MAX_MEMBERS = 1024
+"""Processes of one job that start together."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,9 @@ class JobRequest:
 
     `runner` is process, container or fake. `resources` None means: reserve the default share, set no hard limit.
     `asked` holds the contract's own words, echoed by that contract alone; `config` reaches the job as a file.
-    `priority` is from 0 to MAX_PRIORITY; None is the class's own. Times are seconds.
+    `priority` is from 0 to MAX_PRIORITY; None is the class's own. Times are seconds. A job of several `members` runs
+    as that many processes, each with these resources, all at the same time or none. `preemptible` None: as its tenant's
+    jobs are.
     """
 
     type: str
@@ -43,10 +47,14 @@ class JobRequest:
     backoff_multiplier: float = 2.0
     asked: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] | None = None
+    members: int = 1
+    preemptible: bool | None = None
 
     def __post_init__(self) -> None:
         if self.priority is not None and not 0 <= self.priority <= MAX_PRIORITY:
             raise ValueError(f"a priority is from 0 to {MAX_PRIORITY}, not {self.priority}")
+        if not 1 <= self.members <= MAX_MEMBERS:
+            raise ValueError(f"a job has from 1 to {MAX_MEMBERS} members, not {self.members}")
 
 
 @dataclass(frozen=True)

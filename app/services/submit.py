@@ -174,11 +174,12 @@ def _keys(tx: Tx, settings: Settings, tenant_id: UUID, shapes: list[Shape]) -> d
 
 
 def _shape(tenant: Tenant, request: JobRequest, share: Resources) -> Shape:
-    external = request.runner == "process" and request.binary_url is not None and share.gpus == 0
+    alone = request.members == 1 and share.gpus == 0
+    external = request.runner == "process" and request.binary_url is not None and alone
     priority_class, priority = effective(tenant.tier, request.priority_class, request.priority)
     return (
         int(priority_class), priority, request.runner, external, share.cpus_milli, share.memory_bytes,
-        share.gpus, share.gpu_memory_bytes, share.gpu_model,
+        share.gpus, share.gpu_memory_bytes, share.gpu_model, request.members,
     )  # fmt: skip
 
 
@@ -211,4 +212,6 @@ def _row(
         "backoff_multiplier": request.backoff_multiplier,
         "asked": dict(request.asked),
         "config": None if request.config is None else dict(request.config),
+        "members": request.members,
+        "preemptible": request.preemptible,
     }

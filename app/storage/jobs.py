@@ -13,7 +13,8 @@ from app.storage.database import Row, Tx
 
 _SPEC = """runner text, binary_url text, binary_sha256 text, image text, script text, command jsonb, arguments jsonb,
     environment jsonb, hard_limits boolean, cpus_milli bigint, memory_bytes bigint, time_limit_s float8, grace_s float8,
-    max_retries int, backoff_s float8, backoff_multiplier float8, asked jsonb, config jsonb"""
+    max_retries int, backoff_s float8, backoff_multiplier float8, asked jsonb, config jsonb, members smallint,
+    preemptible boolean"""
 _SPEC_NAMES = ", ".join(column.split()[0] for column in _SPEC.split(","))
 _JOB_NAMES = "id, tenant_id, key_id, class, priority, contract, type"
 _NO_TERMS = dict.fromkeys(
@@ -200,11 +201,12 @@ def make_ready(tx: Tx, job_ids: Sequence[UUID]) -> None:
 
 
 def ready_by_class(tx: Tx) -> set[int]:
-    """Classes in which some key is live."""
+    """Classes in which some key is live from which nodes may claim."""
     return {
         c
         for c in (0, 1, 2)
-        if tx.value("SELECT 1 FROM scheduling_key WHERE live AND class = %(c)s LIMIT 1", {"c": c}) is not None
+        if tx.value("SELECT 1 FROM scheduling_key WHERE live AND members = 1 AND class = %(c)s LIMIT 1", {"c": c})
+        is not None
     }
 
 

@@ -14,15 +14,16 @@ from app.domain.priority import PriorityClass
 from app.domain.resources import Free, Resources
 from app.storage.database import Row, Tx
 
-Shape = tuple[int, int, str, bool, int, int, int, int, str]
-"""class, priority, runner, external_ok, cpus_milli, memory_bytes, gpus, gpu_memory_bytes, gpu_model."""
+Shape = tuple[int, int, str, bool, int, int, int, int, str, int]
+"""class, priority, runner, external_ok, cpus_milli, memory_bytes, gpus, gpu_memory_bytes, gpu_model, members."""
 
 PROBE = 4
 """How many waiting jobs of a key are looked at: fewer than this are known exactly, more count as enough."""
 
-_COLUMNS = "class, priority, runner, external_ok, cpus_milli, memory_bytes, gpus, gpu_memory_bytes, gpu_model"
+_COLUMNS = "class, priority, runner, external_ok, cpus_milli, memory_bytes, gpus, gpu_memory_bytes, gpu_model, members"
 _SHAPES = """unnest(%(class)s::smallint[], %(priority)s::int[], %(runner)s::text[], %(external_ok)s::bool[],
-    %(cpus)s::bigint[], %(memory)s::bigint[], %(gpus)s::int[], %(gpu_memory)s::bigint[], %(model)s::text[])"""
+    %(cpus)s::bigint[], %(memory)s::bigint[], %(gpus)s::int[], %(gpu_memory)s::bigint[], %(model)s::text[],
+    %(members)s::smallint[])"""
 
 
 def find_keys(tx: Tx, tenant_id: UUID, shapes: Sequence[Shape]) -> dict[Shape, int]:
@@ -148,7 +149,7 @@ def settle_keys(tx: Tx, keys: Sequence[int]) -> int:
 
 
 def _columns(tenant_id: UUID, shapes: Sequence[Shape]) -> dict[str, object]:
-    names = ("class", "priority", "runner", "external_ok", "cpus", "memory", "gpus", "gpu_memory", "model")
+    names = ("class", "priority", "runner", "external_ok", "cpus", "memory", "gpus", "gpu_memory", "model", "members")
     return {"tenant": tenant_id, **{name: [shape[i] for shape in shapes] for i, name in enumerate(names)}}
 
 

@@ -127,6 +127,7 @@ scheduling_key = Table(
         "memory_bytes",
         "gpus",
         "gpu_memory_bytes",
+    Column("members", SmallInteger, server_default=text("1"), nullable=False),
         "gpu_model",
         name="uq_scheduling_key_shape",
     ),
@@ -140,6 +141,7 @@ scheduling_key = Table(
     ),
 )
 
+        "members",
 job = Table(
     "job",
     metadata,
@@ -217,6 +219,8 @@ attempt = Table(
     Column("number", Integer, nullable=False),
     Column("node_id", Text, nullable=False),
     Column("node_ip", Text),
+    Column("members", SmallInteger, server_default=text("1"), nullable=False),
+    Column("preemptible", Boolean),
     Column("token", Uuid, nullable=False),
     Column("log_day", Date, nullable=False),
     Column("gpu_uuids", ARRAY(Text), server_default=text("'{}'::text[]"), nullable=False),
@@ -240,7 +244,8 @@ attempt = Table(
     Column("image_digest", Text),
     PrimaryKeyConstraint("id", name="pk_attempt"),
     ForeignKeyConstraint(["job_id"], ["job.id"], name="fk_attempt_job", ondelete="CASCADE"),
-    UniqueConstraint("job_id", "number", name="uq_attempt_number"),
+    UniqueConstraint("job_id", "number", "member", name="uq_attempt_number"),
+    Index("ix_attempt_leader", "leader_id", postgresql_where=text("(leader_id IS NOT NULL)")),
     Index("ix_attempt_node", "node_id", "job_id"),
 )
 
@@ -250,6 +255,13 @@ allocation = Table(
     Column("attempt_id", Uuid, nullable=False),
     Column("member", SmallInteger, server_default=text("0"), nullable=False),
     Column("tenant_id", Uuid, nullable=False),
+    Column("member", SmallInteger, server_default=text("0"), nullable=False),
+    Column("leader_id", Uuid),
+    Column("prepared_at", _TIME),
+    Column("address", Text),
+    Column("port", Integer),
+    Column("checkpoint_at", _TIME),
+    Column("broken", Text),
     Column("node_id", Text, nullable=False),
     Column("cpus_milli", BigInteger, nullable=False),
     Column("memory_bytes", BigInteger, nullable=False),
@@ -300,6 +312,7 @@ lease = Table(
 
 usage = Table(
     "usage",
+    Column("delivered", Boolean, server_default=text("true"), nullable=False),
     metadata,
     Column("tenant_id", Uuid, nullable=False),
     Column("node_id", Text, nullable=False),
@@ -308,6 +321,7 @@ usage = Table(
     Column("memory_bytes", BigInteger, server_default=text("0"), nullable=False),
     Column("gpus", BigInteger, server_default=text("0"), nullable=False),
     Column("gpu_memory_bytes", BigInteger, server_default=text("0"), nullable=False),
+    Index("ix_lease_undelivered", "node_id", postgresql_where=text("(NOT delivered)")),
     Column("completed", BigInteger, server_default=text("0"), nullable=False),
     PrimaryKeyConstraint("tenant_id", "node_id", name="pk_usage"),
     Index("ix_usage_node", "node_id"),
