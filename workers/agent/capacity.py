@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import socket
 from pathlib import Path
 
 import psutil
+from sqlalchemy.engine import make_url
 
 from app.domain.resources import MIB, Gpu
 from app.services.nodes import NodeOffer
@@ -30,7 +32,7 @@ def offer(settings: Settings, runners: tuple[str, ...], version: str, host: str,
         memory_bytes=settings.memory_mib * MIB if settings.memory_mib else int(memory * 0.9),
         gpus=gpus,
         runners=runners,
-        ip=address(),
+        ip=address(settings.agent_url),
         host=host,
         cluster=settings.cluster,
         labels=parse_labels(settings.node_labels),
@@ -58,11 +60,24 @@ def host_identity(work_dir: str) -> str:
     return f"{machine or socket.gethostname()}:{work_dir}"
 
 
-def address() -> str | None:
-    """This host's address as others see it, without sending anything."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-            return str(probe.getsockname()[0])
-        except OSError:
-            return "127.0.0.1"
+def address(database_url: str = "") -> str | None:
+    """This host's address as others see it, without sending anything: the one by which it reaches the database."""
+    # A host without a default route knows no way to the world at large. Where the database is on this very host, the
+    # way to the world is what tells.
+    ways = [host for host in (make_url(database_url).host if database_url else None, "192.0.2.1") if host]
+    for way in ways:
+        found = _source(way)
+        if found is not None and not ipaddress.ip_address(found).is_loopback:
+            return found
+    return "127.0.0.1"
+
+
+def _source(destination: str) -> str | None:
+    """The address that packets from here to `destination` would bear; None when there is no way."""
+    try:
+        family, kind, _, _, at = socket.getaddrinfo(destination, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(at)
+            return str(probe.getsockname()[0]).partition("%")[0]
+    except OSError:
+        return None

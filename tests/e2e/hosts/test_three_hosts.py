@@ -1,0 +1,161 @@
+"""Three hosts with a network between them that can be cut: jobs are placed, lost, run again, moved and kept.
+
+The hosts are network namespaces; every role is the real one, and what jobs wrote down themselves is the judge.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.chaos import checks
+from tests.chaos.evidence import Evidence
+from tests.chaos.fabric import wait_until
+from tests.chaos.witness import lives
+from tests.e2e.hosts.fabric import BIG, GPUS, PATIENCE_S, SMALL, Hosts
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+
+DROPPED = "had passed to another; its end was dropped"
+
+
+@contextmanager
+def three_hosts(**how: Any) -> Iterator[Hosts]:
+    running = Hosts(**how)
+    whole = False
+    try:
+        running.start()
+        yield running
+        whole = True
+    finally:
+        if not whole:
+            print(running.tails())
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[Hosts]:
+    """The hosts of all tests of this file. Each leaves them whole, with nothing running."""
+    with three_hosts() as running:
+        yield running
+
+
+def where(hosts: Hosts, job_id: str) -> list[tuple[str, str | None]]:
+    """The host and the outcome of each attempt of a job."""
+    return [(one.node_id, one.outcome) for one in hosts.evidence().attempts if one.job_id == job_id]
+
+
+def ended(hosts: Hosts, job_id: str) -> str:
+    """How a job ended, as soon as it has."""
+    wait_until(lambda: hosts.job(job_id)["status"] in ("completed", "failed", "cancelled"), PATIENCE_S, "the end")
+    return str(hosts.job(job_id)["status"])
+
+
+def alive_past(evidence: Evidence, lease_ends: dict[str, float]) -> list[str]:
+    """First attempts that showed life when the lease they had had already ended."""
+    return [
+        f"job {life.job_id} lived {life.ends - lease_ends[life.job_id]:.2f} s beyond its lease"
+        for life in lives(evidence.witness)
+        if life.attempt == 1 and life.job_id in lease_ends and life.ends > lease_ends[life.job_id]
+    ]
+
+
+def test_hosts_are_known_by_the_addresses_at_which_others_reach_them(hosts: Hosts) -> None:
+    told = {node["name"]: node["ip"] for node in json.loads(hosts.cfab("nodes", "ls", "--json").stdout)}
+    assert told == {host: hosts.network.address(host) for host in GPUS}
+
+
+def test_jobs_go_where_the_gpus_are_that_they_need(hosts: Hosts) -> None:
+    whole, small = hosts.submit("whole", gpus=4), hosts.submit("small", gpus=1, gpu_model="T4")
+    hosts.over("whole", 1)
+    hosts.over("small", 1)
+    assert (ended(hosts, whole), ended(hosts, small)) == ("completed", "completed")
+    assert where(hosts, whole) == [(BIG, "completed")]
+    assert where(hosts, small) == [(SMALL, "completed")]
+
+
+def test_jobs_of_a_host_that_is_cut_off_run_elsewhere_and_its_late_results_are_refused(hosts: Hosts) -> None:
+    ids = hosts.submit_to(BIG, "lasting", "ending", gpus=1)
+    hosts.network.cut(BIG)
+    # One ends by itself on the host that can tell nobody; the other must be killed by its keeper.
+    hosts.over("ending", 1)
+    lease_ends = hosts.lease_ends()
+    wait_until(lambda: all(hosts.begun(one, 2) for one in ids), PATIENCE_S, "both to run on the other host")
+    assert [where(hosts, one) for one in ids] == [[(BIG, "lost"), (SMALL, None)]] * 2
+    assert alive_past(hosts.evidence(), lease_ends) == []
+    assert hosts.states() == {BIG: "offline", SMALL: "ready"}
+    dropped = hosts.said(BIG, DROPPED)
+    hosts.network.heal(BIG)
+    wait_until(lambda: hosts.states()[BIG] == "ready", PATIENCE_S, "the host to come back")
+    wait_until(lambda: hosts.said(BIG, DROPPED) == dropped + 2, PATIENCE_S, "the late results to be refused")
+    # Both were refused while the second attempts still run: nothing of the first ones was taken.
+    assert [where(hosts, one) for one in ids] == [[(BIG, "lost"), (SMALL, None)]] * 2
+    again = hosts.submit("again", gpus=4)
+    hosts.over("again", 1)
+    assert (ended(hosts, again), where(hosts, again)) == ("completed", [(BIG, "completed")])
+    hosts.over("lasting", 2)
+    hosts.over("ending", 2)
+    assert [ended(hosts, one) for one in ids] == ["completed"] * 2
+    told = hosts.evidence()
+    assert [told.jobs[one].failures for one in ids] == [0, 0]
+    assert checks.no_overlap(told) == []
+
+
+def test_a_drained_host_hands_its_jobs_on_and_waits_for_resume(hosts: Hosts) -> None:
+    (moved,) = hosts.submit_to(BIG, "moved", gpus=1)
+    hosts.drain(BIG, "--reason", "new driver", "--deadline", "0")
+    wait_until(lambda: hosts.begun(moved, 2), PATIENCE_S, "the job to run elsewhere")
+    assert where(hosts, moved) == [(BIG, "drained"), (SMALL, None)]
+    waits = hosts.submit("waits", gpus=4)
+    told = json.loads(hosts.cfab("explain", waits, "--json").stdout)
+    assert {node["id"]: node["fit"] for node in told["nodes"]}[BIG] == "draining"
+    hosts.over("waits", 1)
+    hosts.over("moved", 2)
+    assert ended(hosts, moved) == "completed"
+    assert hosts.job(waits)["status"] == "pending"
+    hosts.resume(BIG)
+    assert (ended(hosts, waits), where(hosts, waits)) == ("completed", [(BIG, "completed")])
+    assert hosts.evidence().jobs[moved].failures == 0
+
+
+@pytest.mark.parametrize("way", ["upgraded", "killed"])
+def test_a_job_goes_on_while_its_worker_is_replaced(hosts: Hosts, way: str) -> None:
+    worker, keeper = hosts.roles[BIG], hosts.keeper_pids(BIG)
+    (job_id,) = hosts.submit_to(BIG, way, gpus=1)
+    if way == "killed":
+        worker.kill()
+    else:
+        worker.ask_to_end()
+        wait_until(lambda: not worker.alive, PATIENCE_S, "the worker to detach")
+    adopted = hosts.said(BIG, "adopted 1 attempts")
+    worker.start()
+    wait_until(lambda: hosts.said(BIG, "adopted 1 attempts") > adopted, PATIENCE_S, "the new worker to take over")
+    hosts.over(way, 1)
+    assert (ended(hosts, job_id), where(hosts, job_id)) == ("completed", [(BIG, "completed")])
+    assert hosts.keeper_pids(BIG) == keeper
+    # All that it printed arrived once and in order, whichever worker shipped it.
+    numbers = hosts.log(job_id).split()
+    assert numbers == [str(number) for number in range(len(numbers))] and numbers
+
+
+def test_after_all_of_that_every_invariant_holds_and_nobody_has_died(hosts: Hosts) -> None:
+    told = hosts.evidence()
+    right = (checks.one_result_each, checks.results_are_true, checks.no_overlap, checks.gpus_exclusive,
+             checks.capacity_kept, checks.nothing_left_over, checks.counts_right)  # fmt: skip
+    assert [problem for check in right for problem in check(told)] == []
+    assert [name for name, role in hosts.roles.items() if not role.alive] == []
+
+
+def test_a_keeper_without_its_deadline_would_be_seen() -> None:
+    quick = {"CFAB_LEASE_S": "5", "CFAB_RENEW_S": "1", "CFAB_FENCE_MARGIN_S": "2"}
+    with three_hosts(settings=quick, bug="no_fence_deadline") as hosts:
+        (job_id,) = hosts.submit_to(BIG, "endless", gpus=1)
+        hosts.network.cut(BIG)
+        lease_ends = hosts.lease_ends()
+        wait_until(lambda: hosts.begun(job_id, 2), PATIENCE_S, "a second attempt")
+        wait_until(lambda: checks.no_overlap(hosts.evidence()), PATIENCE_S, "an overlap that the check sees")
+        assert alive_past(hosts.evidence(), lease_ends)
