@@ -21,12 +21,13 @@ HISTORY_LINES = 8
 _COLOUR = {
     "starts_now": "green", "running": "cyan", "starting": "cyan", "completed": "green", "failed": "red",
     "cancelled": "bright_black", "stopping": "magenta", "quota_never": "red", "too_big": "red", "no_runner": "red",
-    "no_gpu_model": "red", "gpu_out": "red", "no_nodes": "red",
+    "no_gpu_model": "red", "no_shared_gpu": "red", "gpu_out": "red", "no_nodes": "red",
 }  # fmt: skip
 _FIT = {
     "fits": ("green", "has room"), "busy": ("yellow", "busy"), "excluded": ("magenta", "had it before"),
     "draining": ("magenta", "draining"), "offline": ("bright_black", "offline"), "too_small": ("red", "too small"),
-    "gpu_out": ("red", "GPU out"), "no_gpu": ("red", "no such GPU"), "no_runner": ("bright_black", "cannot run it"),
+    "gpu_out": ("red", "GPU out"), "not_shared": ("red", "shares no GPU"), "no_gpu": ("red", "no such GPU"),
+    "no_runner": ("bright_black", "cannot run it"),
 }  # fmt: skip
 
 

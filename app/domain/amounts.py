@@ -16,6 +16,8 @@ def counted(number: int, word: str) -> str:
 def gpus(need: Resources) -> str:
     """The GPUs of a share, with what each must have."""
     model = f"{need.gpu_model} " if need.gpu_model else ""
+    if need.gpu_shared:
+        return f"{need.gpu_memory_bytes / 1e9:.6g} GB of a shared {model}GPU"
     each = f" with {need.gpu_memory_bytes / 1e9:.6g} GB or more" if need.gpu_memory_bytes else ""
     return f"{counted(need.gpus, f'{model}GPU')}{each}"
 

@@ -38,6 +38,7 @@ class Code(StrEnum):
     NO_NODES = "no_nodes"
     NO_RUNNER = "no_runner"
     NO_GPU_MODEL = "no_gpu_model"
+    NO_SHARED_GPU = "no_shared_gpu"
     TOO_BIG = "too_big"
     GPU_OUT = "gpu_out"
     NODES_AWAY = "nodes_away"
@@ -57,6 +58,7 @@ class Fit(StrEnum):
     OFFLINE = "offline"
     GPU_OUT = "gpu_out"
     TOO_SMALL = "too_small"
+    NOT_SHARED = "not_shared"
     NO_GPU = "no_gpu"
     NO_RUNNER = "no_runner"
 
@@ -124,6 +126,8 @@ def fit_of(node: NodeNow, ask: Ask) -> Fit:
         return Fit.NO_RUNNER
     if ask.need.gpus and not any(_right_model(gpu, ask.need) for gpu in node.total.gpus):
         return Fit.NO_GPU
+    if ask.need.gpu_shared and not any(_right_model(gpu, ask.need) and gpu.sharing for gpu in node.total.gpus):
+        return Fit.NOT_SHARED
     if not node.total.fits(ask.need):
         return Fit.GPU_OUT if _repaired(node.total).fits(ask.need) else Fit.TOO_SMALL
     if node.state != "ready":
@@ -230,6 +234,13 @@ def _impossible(order: Sequence[tuple[NodeNow, Fit]], ask: Ask, numbers: dict[st
     small = [node for node, fit in order if fit == Fit.TOO_SMALL]
     if small:
         return _too_big(small, ask.need, numbers)
+    unshared = [node.id for node, fit in order if fit == Fit.NOT_SHARED]
+    if unshared:
+        message = (
+            f"The job asks for {amounts.gpus(ask.need)}, and no live node lets jobs share its GPUs: an operator may "
+            "allow it, or submit the job without gpu_shared."
+        )
+        return Cause(Code.NO_SHARED_GPU, message, {**numbers, "names": unshared[:20]})
     if any(fit == Fit.NO_GPU for _node, fit in order):
         return _no_gpu(order, ask.need, numbers)
     runners = sorted({name for node, _fit in order if node.state == "ready" for name in node.runners})
