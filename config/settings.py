@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -114,12 +115,25 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _setting(default: Any, parse: Callable[[str], Any], doc: str, secret: bool = False) -> Any:
 def _duration(text: str) -> float:
     return 0.0 if text.strip() in {"0", "0.0"} else _seconds(text)
 
 
+def _setting(default: Any, parse: Callable[[str], Any], doc: str, secret: bool = False) -> Any:
     return field(default=default, repr=not secret, metadata={"parse": parse, "doc": doc, "secret": secret})
+
+
+def _image_policy(text: str) -> str:
+    # What was called so before a tenant could have a policy of its own.
+    return "signed" if text == "required" else _one_of("off", "digest", "signed")(text)
+
+
+def _registries(text: str) -> tuple[str, ...]:
+    found = _words(text)
+    for one in found:
+        if not re.fullmatch(r"(http://)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?", one):
+            raise ValueError("use host or host:port, with http:// before it for a registry without TLS")
+    return found
 
 
 def _unix_socket(text: str) -> str:
@@ -160,8 +174,25 @@ class Settings:
     max_body_bytes: int = _setting(16 * 2**20, _positive_int, "Largest request body.")
     image_signatures: str = _setting(
         "off",
-        _one_of("off", "required"),
-        "Whether a container image needs a valid signature; required refuses all while no verifier is there.",
+        _image_policy,
+        "What container images must have where a tenant's own policy does not say: off, digest (in their name) or"
+        " signed (by a trusted key). The same on API servers and workers.",
+    )
+    image_keys: str = _setting(
+        "", str, "Public keys (PEM, P-256, one after another) whose signatures on images count for all tenants."
+    )
+    registry_hosts: tuple[str, ...] = _setting(
+        (),
+        _registries,
+        "Registries inside your network that signatures may be asked of: host or host:port, with http:// for one"
+        " without TLS; public ones need no mention.",
+    )
+    registry_ca: str = _setting("", str, "File of certificates (PEM) that registries are trusted by besides the usual.")
+    registry_credentials_dir: str = _setting(
+        "",
+        str,
+        "Directory of tenants' registry credentials on API servers and workers: TENANT/NAME.json, as docker login"
+        " writes it; empty: none.",
     )
     rate_limits: tuple[LimitRule, ...] = _setting(
         (), parse_rules, "Limits besides the documented ones: jobs:submit=100/second+5000/hour by subject, ai:*=off."
@@ -206,6 +237,23 @@ class Settings:
     fence_margin_s: float = _setting(5.0, _seconds, "A keeper kills this long before the lease may pass to another.")
     poll_s: float = _setting(5.0, _seconds, "An agent asks for work at least this often (with jitter), bells or not.")
     tick_s: float = _setting(1.0, _seconds, "How often the scheduler promotes, reaps and sweeps.")
+    plan_s: float = _setting(1.0, _seconds, "How often the scheduler plans jobs of several members and reservations.")
+    reserve_after_s: float = _setting(
+        30.0, _duration, "A job that has waited this long and fits no free node gets a reservation."
+    )
+    max_reservations: int = _setting(16, _count, "Jobs for which capacity is reserved at a time; 0: none.")
+    starvation_s: float = _setting(
+        3600.0, _duration, "A job of any class that has waited this long is planned as foreground; 0: never."
+    )
+    min_runtime_s: float = _setting(60.0, _duration, "A job that has run less than this is never preempted.")
+    gang_barrier_s: float = _setting(
+        120.0, _seconds, "How long the members of a job wait for each other before they start."
+    )
+    fair_share_half_life_s: float = _setting(
+        86_400.0,
+        _duration,
+        "After this time what a tenant used counts half for its fair share; 0: only what it uses now.",
+    )
     default_cpus_milli: int = _setting(
         100, _positive_int, "Thousandths of a CPU reserved for a job that asks for nothing."
     )
@@ -237,23 +285,6 @@ class Settings:
     cluster: str = _setting("default", str, "Cluster that a node belongs to.")
     node_labels: str = _setting("", str, "Labels of a node, such as zone=a,disk=nvme.")
     sandbox: str = _setting("preferred", _one_of("required", "preferred", "off"), "Whether jobs run under bubblewrap.")
-    plan_s: float = _setting(1.0, _seconds, "How often the scheduler plans jobs of several members and reservations.")
-    reserve_after_s: float = _setting(
-        30.0, _duration, "A job that has waited this long and fits no free node gets a reservation."
-    )
-    max_reservations: int = _setting(16, _count, "Jobs for which capacity is reserved at a time; 0: none.")
-    starvation_s: float = _setting(
-        3600.0, _duration, "A job of any class that has waited this long is planned as foreground; 0: never."
-    )
-    min_runtime_s: float = _setting(60.0, _duration, "A job that has run less than this is never preempted.")
-    gang_barrier_s: float = _setting(
-        120.0, _seconds, "How long the members of a job wait for each other before they start."
-    )
-    fair_share_half_life_s: float = _setting(
-        86_400.0,
-        _duration,
-        "After this time what a tenant used counts half for its fair share; 0: only what it uses now.",
-    )
     job_network: str = _setting("host", _one_of("host", "none"), "Network of a sandboxed job.")
     job_uid_base: int = _setting(200_000, _positive_int, "First numeric uid of jobs when the worker is root.")
     container_runtime: str = _setting(

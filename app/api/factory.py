@@ -22,6 +22,7 @@ from app.api.metrics import Exporter
 from app.api.stream_budget import StreamBudget
 from app.bells import Ringer
 from app.services import tenants
+from app.services.images import ImageGate
 from app.services.watch import Watch
 from app.storage.database import Database
 from app.storage.faults import parse_faults
@@ -29,6 +30,8 @@ from config.settings import Settings
 
 CONTRACTS: tuple[Contract, ...] = (jobs.CONTRACT, ai.CONTRACT, compute.CONTRACT, gpu.CONTRACT, hpc.CONTRACT)
 VERSION = "1"
+IMAGE_CHECK_S = 10.0
+"""How long a submit may wait for the registry of its image, where the image must be signed."""
 
 
 def create_app(
@@ -55,6 +58,7 @@ def create_app(
         streams=streams,
         watch=watch,
         live=LiveService(watch, streams, closing, max(1, settings.database_pool // 4)),
+        images=ImageGate(settings, IMAGE_CHECK_S, max(1, settings.api_threads // 4)),
         closing=closing,
     )
     app.extensions["cfab"] = shared

@@ -1,4 +1,4 @@
-"""What every spoke shares in one API process: settings, database, ringer, the watch, the follow service."""
+"""What every spoke shares in one API process: settings, database, ringer, watch, follow service, gate of images."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from flask import current_app
 from app.api.live.service import LiveService
 from app.api.stream_budget import StreamBudget
 from app.domain.priority import PriorityClass
+from app.services.images import ImageGate
 from app.services.watch import Watch
 from app.storage.database import Database
 from config.settings import Settings
@@ -41,6 +42,7 @@ class Hub:
     streams: StreamBudget
     watch: Watch
     live: LiveService
+    images: ImageGate
     closing: Event = field(default_factory=Event)
 
     def ring(self, classes: Iterable[PriorityClass]) -> None:

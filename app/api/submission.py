@@ -11,9 +11,9 @@ from flask import Response
 from app.api.answers import json_answer
 from app.api.hub import hub
 from app.api.idempotency import REPLAYED
+from app.domain.errors import Refused, Unavailable
 from app.domain.job import JobRequest, Submitted
-from app.services.idempotency import IdempotencyKey
-from app.services.images import check_image
+from app.services.idempotency import IdempotencyKey, earlier_answer
 from app.services.submit import submit
 
 Render = Callable[[list[Submitted]], tuple[int, Any]]
@@ -32,8 +32,15 @@ def answer_submit(
     With `places` each job knows its place in its queue, which costs a look at the queue.
     """
     shared = hub()
-    for image in sorted({one.image for one in requests if one.image is not None}):
-        check_image(shared.settings, tenant_id, image)
+    try:
+        for image in sorted({one.image for one in requests if one.image is not None}):
+            shared.images.admit(shared.db, tenant_id, image)
+    except (Refused, Unavailable):
+        # What was accepted once is answered as it was, whatever has become of its image or its registry.
+        before = None if key is None else earlier_answer(shared.db, key)
+        if before is None:
+            raise
+        return json_answer(before[1], before[0], {REPLAYED: "true"})
     done = submit(shared.db, shared.settings, tenant_id, requests, key, render, places)
     if done.replay is not None:
         status, body = done.replay

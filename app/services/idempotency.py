@@ -60,6 +60,12 @@ def answer_once(
     return Answer(status, body, done)
 
 
+def earlier_answer(db: Database, key: IdempotencyKey) -> tuple[int, Any] | None:
+    """The answer that the key gave before, if any. Raises KeyInFlight, KeyReused, Unavailable."""
+    with db.transaction("read") as tx:
+        return replayed(tx, key)
+
+
 def replayed(tx: Tx, key: IdempotencyKey) -> tuple[int, Any] | None:
     """Holds the key until the transaction ends; the answer it gave before, if any. Raises KeyInFlight, KeyReused."""
     if not upkeep.try_key_lock(tx, key.tenant_id, key.method, key.path, key.key):

@@ -1,33 +1,134 @@
-"""Whether a container image may be used: the policy, and the port through which signatures are verified."""
+"""Whether a container image may be used: asked before a job is made, and again on its node before each start."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
 from uuid import UUID
 
-from app.domain.errors import Refused
-from config.settings import Settings
+from app.domain.errors import Refused, Unavailable
+from app.domain.image_name import BadImageName, ImageName, parse_image_name
+from app.domain.image_trust import ImagePolicy, ImageTrust, TrustedKey
+from app.services.image_trust import trust_of
+from app.services.outbound import Reach
+from app.services.public_keys import BadKey, read_keys
+from app.services.registry import Registry, RegistryAway, RegistryRefused
+from app.services.registry_logins import Chosen, LoginMissing, login_for
+from app.services.registry_reach import reach_of
+from app.services.signatures import find_signer
+from app.storage.database import Database
+from config.settings import Settings, SettingsError
+
+log = logging.getLogger(__name__)
+
+REMEMBER_S = 60.0
+"""How long a signature that was found good is not looked at again. It cannot become bad, only be taken away."""
+MAX_REMEMBERED = 10_000
 
 
-class Verifier(Protocol):
-    """Checks an image's signature against what a tenant trusts."""
-
-    def verify(self, tenant_id: UUID, image: str) -> None:
-        """Returns when the image is signed as it must be. Raises Refused, or Unavailable when its registry is away."""
+class ImageAway(Unavailable):
+    """The registry of the image cannot be asked at the moment; try again."""
 
 
-def check_image(settings: Settings, tenant_id: UUID, image: str, verifier: Verifier | None = None) -> None:
-    """Returns when `tenant_id` may use `image`. Ask before a job is made, never inside its transaction.
+@dataclass(frozen=True)
+class Admitted:
+    """An image that may be used: under `image`, which names exactly what was checked, with this login.
 
-    With CFAB_IMAGE_SIGNATURES=required a server without a verifier refuses every image: what cannot be checked is
-    not run. Raises Refused and what the verifier raises.
+    `digest` and `signer` are None where the policy asks for neither. Whoever shows this shows no secret.
     """
-    if settings.image_signatures == "off":
-        return
-    if verifier is None:
-        raise Refused(
-            "Image signatures are required here and this server has no verifier, so no image can be accepted; "
-            "its operator can set CFAB_IMAGE_SIGNATURES=off.",
-            image=image,
+
+    image: str
+    digest: str | None = None
+    signer: str | None = None
+    chosen: Chosen = field(default=Chosen(None, ""), repr=False)
+
+
+class ImageGate:
+    """Lets images pass by each tenant's policy. Made once by a process; all methods may be called from any thread."""
+
+    def __init__(self, settings: Settings, timeout_s: float, most_at_a_time: int) -> None:
+        """Asks nothing yet; registries get `timeout_s` for one image. Raises SettingsError for keys that are none."""
+        self._settings = settings
+        self._timeout_s = timeout_s
+        self._room = threading.BoundedSemaphore(most_at_a_time)
+        self._most = most_at_a_time
+        self._reach: Reach = reach_of(settings)
+        self._lock = threading.Lock()
+        self._good: dict[tuple[object, ...], tuple[float, TrustedKey]] = {}
+        try:
+            pems = read_keys(settings.image_keys) if settings.image_keys else []
+        except BadKey as exc:
+            raise SettingsError(f"CFAB_IMAGE_KEYS {exc}") from exc
+        self._keys = tuple(TrustedKey(f"fabric-{place}", pem) for place, pem in enumerate(pems, 1))
+
+    def admit(self, db: Database, tenant_id: UUID, image: str, to_run: bool = False) -> Admitted:
+        """Returns when the tenant may use `image` now; never call it inside a transaction.
+
+        With `to_run` the login for pulling comes with it. Raises Refused (asking again will not help), and Unavailable
+        when the database or the registry cannot be asked, or a credential is not on this host.
+        """
+        tenant, trust = trust_of(db, tenant_id)
+        policy = trust.policy or ImagePolicy(self._settings.image_signatures)
+        if policy is ImagePolicy.OFF and not trust.repositories and not to_run:
+            return Admitted(image)
+        try:
+            name = parse_image_name(image)
+            if policy is not ImagePolicy.SIGNED:
+                _check_place(name, trust)
+            if policy is ImagePolicy.DIGEST and name.digest is None:
+                raise Refused("it must be named by its digest (name@sha256:…)")
+            login = self._login(name, tenant_id, tenant, trust) if to_run or policy is ImagePolicy.SIGNED else None
+            if policy is not ImagePolicy.SIGNED or login is None:
+                return Admitted(image, chosen=login or Chosen(None, ""))
+            digest, signer = self._signed(name, trust, login)
+        except (Refused, RegistryRefused, BadImageName) as exc:
+            message = f"Image {image} may not be used by tenant {tenant}: {exc}"
+            raise Refused(message, image=image, policy=policy.value) from exc
+        except (RegistryAway, LoginMissing) as exc:
+            raise ImageAway(f"Image {image} cannot be checked now: {exc}", image=image) from exc
+        return Admitted(f"{_as_written(image)}@{digest}", digest, signer.name, login)
+
+    def _login(self, name: ImageName, tenant_id: UUID, tenant: str, trust: ImageTrust) -> Chosen:
+        known = self._settings
+        return login_for(
+            name.registry, tenant_id, tenant, trust.credentials, known.registry_credentials_dir, known.registry_auth
         )
-    verifier.verify(tenant_id, image)
+
+    def _signed(self, name: ImageName, trust: ImageTrust, chosen: Chosen) -> tuple[str, TrustedKey]:
+        """The digest that the name stands for now, and the key that signed it."""
+        keys = (*trust.keys, *self._keys)
+        if not keys:
+            raise Refused("it must be signed, and no key is trusted yet: an admin adds one (cfab tenant images --key)")
+        if not self._room.acquire(timeout=self._timeout_s / 2):
+            raise RegistryAway(f"{self._most} images are being checked already")
+        try:
+            registry = Registry(name.registry, name.path, chosen.login, self._reach, self._timeout_s)
+            digest = name.digest or registry.manifest(name.tag or "latest").digest
+            question = (name.repository, digest, chosen.owner, keys, trust.repositories)
+            with self._lock:
+                until, signer = self._good.get(question, (0.0, keys[0]))
+            if until < time.monotonic():
+                signer = find_signer(registry, name, digest, keys, trust.repositories)
+                self._remember(question, signer)
+        finally:
+            self._room.release()
+        return digest, signer
+
+    def _remember(self, question: tuple[object, ...], signer: TrustedKey) -> None:
+        with self._lock:
+            if len(self._good) >= MAX_REMEMBERED:
+                self._good.clear()
+            self._good[question] = time.monotonic() + REMEMBER_S, signer
+
+
+def _check_place(name: ImageName, trust: ImageTrust) -> None:
+    if trust.repositories and not any(name.lies_in(place) for place in trust.repositories):
+        raise Refused(f"it lies in none of {', '.join(trust.repositories)}")
+
+
+def _as_written(image: str) -> str:
+    """The repository as the user wrote it, under which the node's engine knows it."""
+    rest = image.partition("@")[0]
+    return rest.rpartition(":")[0] if ":" in rest.rpartition("/")[2] else rest

@@ -70,6 +70,18 @@ tenant = Table(
     UniqueConstraint("name", name="uq_tenant_name"),
 )
 
+image_trust = Table(
+    "image_trust",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("policy", Text),
+    Column("keys", JSONB, server_default=text("'[]'::jsonb"), nullable=False),
+    Column("repositories", ARRAY(Text), server_default=text("'{}'::text[]"), nullable=False),
+    Column("credentials", JSONB, server_default=text("'{}'::jsonb"), nullable=False),
+    PrimaryKeyConstraint("tenant_id", name="pk_image_trust"),
+    ForeignKeyConstraint(["tenant_id"], ["tenant.id"], name="fk_image_trust_tenant"),
+)
+
 node = Table(
     "node",
     metadata,
@@ -115,6 +127,7 @@ scheduling_key = Table(
     Column("gpu_model", Text, nullable=False),
     Column("live", Boolean, server_default=text("true"), nullable=False),
     Column("low_water", BigInteger, server_default=text("0"), nullable=False),
+    Column("members", SmallInteger, server_default=text("1"), nullable=False),
     PrimaryKeyConstraint("id", name="pk_scheduling_key"),
     ForeignKeyConstraint(["tenant_id"], ["tenant.id"], name="fk_scheduling_key_tenant"),
     UniqueConstraint(
@@ -127,8 +140,8 @@ scheduling_key = Table(
         "memory_bytes",
         "gpus",
         "gpu_memory_bytes",
-    Column("members", SmallInteger, server_default=text("1"), nullable=False),
         "gpu_model",
+        "members",
         name="uq_scheduling_key_shape",
     ),
     Index(
@@ -141,7 +154,6 @@ scheduling_key = Table(
     ),
 )
 
-        "members",
 job = Table(
     "job",
     metadata,
@@ -171,10 +183,37 @@ job = Table(
     Column("priority", Integer, server_default=text("500"), nullable=False),
     Column("started_at", _TIME),
     Column("finished_at", _TIME),
+    Column("array_id", Uuid),
+    Column("array_index", Integer),
+    Column("replaced_by", Uuid),
+    Column("waits", SmallInteger, server_default=text("0"), nullable=False),
+    Column("awaited", Boolean, server_default=text("false"), nullable=False),
     PrimaryKeyConstraint("id", name="pk_job"),
     ForeignKeyConstraint(["key_id"], ["scheduling_key.id"], name="fk_job_key"),
     ForeignKeyConstraint(["tenant_id"], ["tenant.id"], name="fk_job_tenant"),
     Index("ix_job_active", "tenant_id", "state", "id", postgresql_where=text("(state = ANY (ARRAY[1, 2, 3]))")),
+    Index(
+        "ix_job_array",
+        "array_id",
+        "array_index",
+        unique=True,
+        postgresql_where=text("((array_id IS NOT NULL) AND (replaced_by IS NULL))"),
+    ),
+    Index(
+        "ix_job_array_open",
+        "array_id",
+        postgresql_where=text("((array_id IS NOT NULL) AND (state < 4) AND (waits = 0))"),
+    ),
+    Index(
+        "ix_job_array_state",
+        "array_id",
+        "state",
+        "array_index",
+        postgresql_where=text("((array_id IS NOT NULL) AND (replaced_by IS NULL))"),
+    ),
+    Index(
+        "ix_job_array_turn", "array_id", "array_index", postgresql_where=text("((state = 0) AND (waits = 2))")
+    ),
     Index("ix_job_claim", "key_id", "queue_seq", postgresql_where=text("((state = 0) AND ready)")),
     Index(
         "ix_job_due",
@@ -207,6 +246,8 @@ job_spec = Table(
     Column("backoff_multiplier", Double, server_default=text("2"), nullable=False),
     Column("asked", JSONB, server_default=text("'{}'::jsonb"), nullable=False),
     Column("config", JSONB),
+    Column("members", SmallInteger, server_default=text("1"), nullable=False),
+    Column("preemptible", Boolean),
     PrimaryKeyConstraint("job_id", name="pk_job_spec"),
     ForeignKeyConstraint(["job_id"], ["job.id"], name="fk_job_spec_job", ondelete="CASCADE"),
 )
@@ -219,8 +260,6 @@ attempt = Table(
     Column("number", Integer, nullable=False),
     Column("node_id", Text, nullable=False),
     Column("node_ip", Text),
-    Column("members", SmallInteger, server_default=text("1"), nullable=False),
-    Column("preemptible", Boolean),
     Column("token", Uuid, nullable=False),
     Column("log_day", Date, nullable=False),
     Column("gpu_uuids", ARRAY(Text), server_default=text("'{}'::text[]"), nullable=False),
@@ -242,6 +281,13 @@ attempt = Table(
     Column("peak_cpu_cores", Double),
     Column("peak_gpu_memory_bytes", BigInteger),
     Column("image_digest", Text),
+    Column("member", SmallInteger, server_default=text("0"), nullable=False),
+    Column("leader_id", Uuid),
+    Column("prepared_at", _TIME),
+    Column("address", Text),
+    Column("port", Integer),
+    Column("checkpoint_at", _TIME),
+    Column("broken", Text),
     PrimaryKeyConstraint("id", name="pk_attempt"),
     ForeignKeyConstraint(["job_id"], ["job.id"], name="fk_attempt_job", ondelete="CASCADE"),
     UniqueConstraint("job_id", "number", "member", name="uq_attempt_number"),
@@ -255,13 +301,6 @@ allocation = Table(
     Column("attempt_id", Uuid, nullable=False),
     Column("member", SmallInteger, server_default=text("0"), nullable=False),
     Column("tenant_id", Uuid, nullable=False),
-    Column("member", SmallInteger, server_default=text("0"), nullable=False),
-    Column("leader_id", Uuid),
-    Column("prepared_at", _TIME),
-    Column("address", Text),
-    Column("port", Integer),
-    Column("checkpoint_at", _TIME),
-    Column("broken", Text),
     Column("node_id", Text, nullable=False),
     Column("cpus_milli", BigInteger, nullable=False),
     Column("memory_bytes", BigInteger, nullable=False),
@@ -300,6 +339,7 @@ lease = Table(
     Column("node_id", Text, nullable=False),
     Column("token", Uuid, nullable=False),
     Column("expires_at", _TIME, nullable=False),
+    Column("delivered", Boolean, server_default=text("true"), nullable=False),
     PrimaryKeyConstraint("attempt_id", "member", name="pk_lease"),
     ForeignKeyConstraint(
         ["attempt_id", "member"],
@@ -308,11 +348,11 @@ lease = Table(
         ondelete="CASCADE",
     ),
     Index("ix_lease_node", "node_id"),
+    Index("ix_lease_undelivered", "node_id", postgresql_where=text("(NOT delivered)")),
 )
 
 usage = Table(
     "usage",
-    Column("delivered", Boolean, server_default=text("true"), nullable=False),
     metadata,
     Column("tenant_id", Uuid, nullable=False),
     Column("node_id", Text, nullable=False),
@@ -321,7 +361,6 @@ usage = Table(
     Column("memory_bytes", BigInteger, server_default=text("0"), nullable=False),
     Column("gpus", BigInteger, server_default=text("0"), nullable=False),
     Column("gpu_memory_bytes", BigInteger, server_default=text("0"), nullable=False),
-    Index("ix_lease_undelivered", "node_id", postgresql_where=text("(NOT delivered)")),
     Column("completed", BigInteger, server_default=text("0"), nullable=False),
     PrimaryKeyConstraint("tenant_id", "node_id", name="pk_usage"),
     Index("ix_usage_node", "node_id"),

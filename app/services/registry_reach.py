@@ -1,0 +1,23 @@
+"""Which registries may be asked from this host, by its settings."""
+
+from __future__ import annotations
+
+import ssl
+
+from app.services.outbound import Reach
+from config.settings import Settings, SettingsError
+
+
+def reach_of(settings: Settings) -> Reach:
+    """Public registries and those of CFAB_REGISTRY_HOSTS, with the certificates of CFAB_REGISTRY_CA besides the usual.
+
+    Raises SettingsError when those cannot be read.
+    """
+    tls = ssl.create_default_context()
+    if settings.registry_ca:
+        try:
+            tls.load_verify_locations(cafile=settings.registry_ca)
+        except (OSError, ssl.SSLError) as exc:
+            raise SettingsError(f"CFAB_REGISTRY_CA={settings.registry_ca!r} cannot be used: {exc}") from exc
+    plain = frozenset(one.removeprefix("http://") for one in settings.registry_hosts if one.startswith("http://"))
+    return Reach(plain | frozenset(settings.registry_hosts), plain, tls)
