@@ -8,6 +8,7 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
+from app.domain.gang import GangPlace
 from app.domain.priority import MAX_PRIORITY, PriorityClass
 from app.domain.resources import Resources
 
@@ -70,7 +71,10 @@ class Submitted:
 
 @dataclass(frozen=True)
 class Assignment:
-    """One allocation that a node holds from now on: the fence (job, attempt, token), the share, and what to run."""
+    """One allocation that a node holds from now on: the fence (job, attempt, token), the share, and what to run.
+
+    `preemptible`: it may be stopped to make room for others. `gang` is None for a job of one member.
+    """
 
     job_id: UUID
     attempt_id: UUID
@@ -95,3 +99,5 @@ class Assignment:
     grace_s: float
     expires_at: datetime | None = None
     config: Mapping[str, Any] | None = field(default=None, repr=False)
+    preemptible: bool = False
+    gang: GangPlace | None = None

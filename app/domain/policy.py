@@ -209,16 +209,16 @@ def judge(
         return (
             Verdict(Outcome.COMPLETED, JobState.COMPLETED)
             if done
-            else _failed(Outcome.FAILED, failures, max_retries, backoff_s, multiplier)
+            else failed_verdict(Outcome.FAILED, failures, max_retries, backoff_s, multiplier)
         )
     if ending.limit_hit == "time" or (ending.stopped and cause == StopCause.TIME_LIMIT):
-        return _failed(Outcome.TIMED_OUT, failures, max_retries, backoff_s, multiplier)
+        return failed_verdict(Outcome.TIMED_OUT, failures, max_retries, backoff_s, multiplier)
     if ending.stopped:
         return _stopped(cause)
     if ending.exit_code == 0 and not ending.oom and ending.limit_hit is None:
         return Verdict(Outcome.COMPLETED, JobState.COMPLETED)
     outcome = Outcome.OUT_OF_MEMORY if ending.oom else Outcome.FAILED
-    return _failed(outcome, failures, max_retries, backoff_s, multiplier)
+    return failed_verdict(outcome, failures, max_retries, backoff_s, multiplier)
 
 
 def _stopped(cause: StopCause | None) -> Verdict:
@@ -236,7 +236,8 @@ def _lost(ending: Ending, lost_nodes: int) -> Verdict:
     return Verdict(Outcome.LOST, JobState.PENDING, Reason.LOST, lost_node=ending.started)
 
 
-def _failed(outcome: Outcome, failures: int, max_retries: int, backoff_s: float, multiplier: float) -> Verdict:
+def failed_verdict(outcome: Outcome, failures: int, max_retries: int, backoff_s: float, multiplier: float) -> Verdict:
+    """The verdict on a failure of the job's own: it spends a retry while there is one left."""
     if failures >= max_retries:
         return Verdict(outcome, JobState.FAILED)
     delay = timedelta(seconds=_backoff(failures, backoff_s, multiplier))
