@@ -1,5 +1,6 @@
 """The planner: from a snapshot of the fabric and the time to a plan. Pure: it reads no clock, no server, no setting."""
 
+from scheduler.planner.cycle import plan
 from scheduler.planner.outcome import Note, Placement, Plan, Preemption, Seat
 from scheduler.planner.snapshot import NodeView, Reserved, Rules, Running, Snapshot, Waiting
 
@@ -15,4 +16,5 @@ __all__ = [
     "Seat",
     "Snapshot",
     "Waiting",
+    "plan",
 ]

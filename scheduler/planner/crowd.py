@@ -1,0 +1,61 @@
+"""Who may hold a reservation: how many jobs, and which plain ones need one to ever start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from app.domain.resources import Resources
+from scheduler.planner.snapshot import Rules, Snapshot, Waiting
+
+
+class Crowd:
+    """The jobs that have a reservation in this plan.
+
+    A plain job no larger than any other that waits needs none: the end of one like it makes room, and claims go in
+    order. Larger ones would see that room taken piece by piece. At most half of all reservations are for plain jobs,
+    one a key, so that gangs, which have no other way to start, always find a place.
+    """
+
+    def __init__(self, snapshot: Snapshot, rules: Rules) -> None:
+        self._rules = rules
+        self._jobs = self._plain = 0
+        self._keys: set[int] = set()
+        self._least = [
+            _least(job.shape for job in snapshot.waiting if job.members == 1 and job.priority_class >= cls)
+            for cls in range(3)
+        ]
+
+    def has_place(self) -> bool:
+        """Whether one more job may have a reservation."""
+        return self._jobs < self._rules.max_reservations
+
+    def deserves(self, job: Waiting, now: float, kept: bool) -> bool:
+        """Whether the job gets one: a gang does at once; a plain one if it must gather room and has waited for it."""
+        if job.members > 1 or kept:
+            return True
+        if self._plain >= max(1, self._rules.max_reservations // 2) or job.key_id in self._keys:
+            return False
+        return now - job.waiting_since >= self._rules.reserve_after_s and self._must_gather(job)
+
+    def add(self, job: Waiting) -> None:
+        """The job has one."""
+        self._jobs += 1
+        if job.members == 1:
+            self._plain += 1
+            self._keys.add(job.key_id)
+
+    def _must_gather(self, job: Waiting) -> bool:
+        least, shape = self._least[job.priority_class], job.shape
+        return shape.gpus > least.gpus or shape.cpus_milli > least.cpus_milli or shape.memory_bytes > least.memory_bytes
+
+
+def _least(shapes: Iterable[Resources]) -> Resources:
+    """The least of each amount that any of these asks for."""
+    known = list(shapes)
+    if not known:
+        return Resources(0, 0)
+    return Resources(
+        min(shape.cpus_milli for shape in known),
+        min(shape.memory_bytes for shape in known),
+        min(shape.gpus for shape in known),
+    )

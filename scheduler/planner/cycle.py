@@ -1,0 +1,183 @@
+"""One cycle: from a snapshot to a plan. `plan` walks the line of waiting jobs once and settles each in its turn."""
+
+from __future__ import annotations
+
+import math
+from uuid import UUID
+
+from app.domain.policy import Room, TenantView
+from app.domain.priority import PriorityClass
+from app.domain.resources import Resources
+from app.domain.tenant import Tier
+from scheduler.planner import why
+from scheduler.planner.ask import Ask
+from scheduler.planner.crowd import Crowd
+from scheduler.planner.horizon import Start, earliest
+from scheduler.planner.hosts import Hosts
+from scheduler.planner.line import Line, Turn
+from scheduler.planner.outcome import Note, Placement, Plan, Preemption
+from scheduler.planner.preempt import Eviction, evict
+from scheduler.planner.seats import Offer, Seats
+from scheduler.planner.snapshot import Reserved, Rules, Snapshot, Waiting
+from scheduler.planner.victims import Victims
+
+
+def plan(snapshot: Snapshot, now: float, rules: Rules) -> Plan:
+    """What should happen now: who starts, what is held for whom, who makes room; a note on every other job.
+
+    Promises: no node, GPU or quota is given twice; a gang gets all its seats or none; only jobs that policy allows
+    are preempted; no job's turn changes what those before it in line got; the same snapshot gives the same plan. Plain
+    jobs that fit beside all reservations are left to the claims, unless they were promised their turn.
+    """
+    return _Cycle(snapshot, now, rules).run()
+
+
+class _Cycle:
+    def __init__(self, snapshot: Snapshot, now: float, rules: Rules) -> None:
+        self._snapshot, self._now, self._rules = snapshot, now, rules
+        self._hosts = Hosts(snapshot, now)
+        self._seats = Seats(self._hosts, now)
+        self._victims = Victims(snapshot, now, rules)
+        self._crowd = Crowd(snapshot, rules)
+        self._line = Line(snapshot, now, rules, self._could_start)
+        self._asks: dict[Resources, Ask] = {}
+        self._rooms: dict[UUID, Room | None] = {tenant: view.room for tenant, view in snapshot.tenants.items()}
+        self._could: dict[tuple[Ask, str, int | None], int] = {}
+        # What was found once to be in vain stays so: within a cycle room only shrinks.
+        self._no_victims: dict[tuple[Ask, str, Tier, PriorityClass, int], int] = {}
+        self._never: dict[tuple[Ask, str, int | None], int] = {}
+        self._made_at = {held.job_id: held.made_at for held in snapshot.reserved}
+        self._kept_on: dict[UUID, set[str]] = {}
+        for held in snapshot.reserved:
+            self._kept_on.setdefault(held.job_id, set()).add(held.node_id)
+        self._placements: list[Placement] = []
+        self._reservations: list[Reserved] = []
+        self._preemptions: list[Preemption] = []
+        self._notes: dict[UUID, Note] = {}
+
+    def run(self) -> Plan:
+        """Settles every job in its turn."""
+        for turn in self._line:
+            note = self._settle(turn)
+            if note is not None:
+                self._notes[turn.job.job_id] = note
+        return Plan(tuple(self._placements), tuple(self._reservations), tuple(self._preemptions), self._notes)
+
+    def _settle(self, turn: Turn) -> Note | None:
+        """What happens to one job; None when it starts."""
+        job, ask = turn.job, self._ask(turn.job)
+        # 1. The empty fabric would hold all of it, and its tenant's quota has room.
+        bar = self._bar(job)
+        if bar is not None:
+            return bar
+        # 2. It starts now: on what nobody else is promised, or in a hole that it leaves in time.
+        offer = self._seats.offer(job, ask)
+        if offer.seats:
+            return self._start(turn, ask, offer)
+        # 3. Otherwise others make room for it, if its tenant may ask for that,
+        if not self._crowd.has_place():
+            return why.full(job, self._rules)
+        made = self._evict(job, ask)
+        promised = turn.starved or self._crowd.deserves(job, self._now, job.job_id in self._made_at)
+        if made is None and not promised:
+            return why.no_room(job, ask, self._hosts, offer.fits, self._now)
+        # or room is held for it as it comes free. Victims take their grace: what ends by then anyway costs nothing.
+        start = self._earliest(job, ask)
+        if made is not None and (start is None or made.free_at < start.at):
+            return self._make_room(turn, ask, made)
+        if start is None:
+            return why.behind(job, self._hosts)
+        self._reserve(turn, ask, start, "starved" if turn.starved else "gang" if job.members > 1 else "large")
+        return why.reserved(start, offer.fits, self._now)
+
+    def _bar(self, job: Waiting) -> Note | None:
+        room = self._rooms.get(job.tenant_id, Room())
+        if room is None:
+            return Note("undecided")
+        could = self._could_hold(job)
+        if could < job.members:
+            return why.too_large(job, could)
+        return None if room.holds(job.shape, job.members) else why.quota(room, job)
+
+    def _start(self, turn: Turn, ask: Ask, offer: Offer) -> Note | None:
+        """Takes the seats; of plain jobs that have to wait for nobody the claims do it."""
+        job = turn.job
+        for host, seat in offer.seats:
+            self._hosts.take(host, ask, seat.gpu_uuids)
+        self._charge(job)
+        promised = "starved" if turn.starved else "reserved" if job.job_id in self._made_at else None
+        if offer.way == "claim" and promised is None:
+            return why.claim(offer.seats[0][0])
+        reason = promised or offer.way
+        self._placements.append(Placement(job.job_id, tuple(seat for _host, seat in offer.seats), reason))
+        return None
+
+    def _evict(self, job: Waiting, ask: Ask) -> Eviction | None:
+        key = (ask, job.runner, job.tier, job.priority_class, job.priority)
+        if not job.can_preempt or self._no_victims.get(key, job.members + 1) <= job.members:
+            return None
+        made = evict(job, ask, self._hosts, self._victims, self._now)
+        if made is None and not job.avoid and job.max_per_node is None:
+            self._no_victims[key] = job.members
+        return made
+
+    def _earliest(self, job: Waiting, ask: Ask) -> Start | None:
+        key = (ask, job.runner, job.max_per_node)
+        if self._never.get(key, job.members + 1) <= job.members:
+            return None
+        start = earliest(job, ask, self._hosts, self._kept_on.get(job.job_id, ()))
+        if start is None:
+            self._never[key] = job.members
+        return start
+
+    def _make_room(self, turn: Turn, ask: Ask, made: Eviction) -> Note:
+        job = turn.job
+        self._victims.tell(made.victims)
+        for victim in made.victims:
+            reason = (
+                f"makes room for a job of tier {job.tier}, class {job.priority_class.word}, priority {job.priority}"
+            )
+            self._preemptions.append(Preemption(victim.job_id, victim.id, job.job_id, victim.lost_gpu_s, reason))
+        self._reserve(turn, ask, Start(made.free_at, made.seats), "preempting")
+        return why.preempting(made, self._now)
+
+    def _reserve(self, turn: Turn, ask: Ask, start: Start, reason: str) -> None:
+        job = turn.job
+        starts_at = None if start.at == math.inf else start.at
+        for member, (host, seat) in enumerate(start.seats):
+            held = Reserved(
+                job.job_id, member, host.view.id, turn.counts_as, 1, ask.cpus_milli, ask.memory_bytes,
+                seat.gpu_uuids, starts_at, self._now + self._rules.reservation_s,
+                self._made_at.get(job.job_id, self._now), reason,
+            )  # fmt: skip
+            self._hosts.reserve(host, held)
+            self._reservations.append(held)
+        self._crowd.add(job)
+        self._charge(job)
+
+    def _charge(self, job: Waiting) -> None:
+        self._line.charge(job)
+        room = self._rooms.get(job.tenant_id)
+        for _member in range(job.members if room is not None and room != Room() else 0):
+            room = room.less(job.shape) if room is not None else None
+        if room is not None:
+            self._rooms[job.tenant_id] = room
+
+    def _ask(self, job: Waiting) -> Ask:
+        ask = self._asks.get(job.shape)
+        if ask is None:
+            ask = self._asks[job.shape] = Ask(job.shape)
+        return ask
+
+    def _could_hold(self, job: Waiting) -> int:
+        """How many members the fabric would hold if it were empty."""
+        ask = self._ask(job)
+        key = (ask, job.runner, job.max_per_node)
+        if key not in self._could:
+            times = (host.could_ever(ask) for host in self._hosts.all if job.runner in host.view.runners)
+            self._could[key] = sum(min(n, job.max_per_node or n) for n in times)
+        return self._could[key]
+
+    def _could_start(self, job: Waiting) -> bool:
+        room = self._snapshot.tenants.get(job.tenant_id, TenantView()).room
+        return room is not None and room.holds(job.shape, job.members) and self._could_hold(job) >= job.members

@@ -1,0 +1,170 @@
+"""A node while a plan is made: what it can give now, beside reservations, and at later times."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from operator import attrgetter, itemgetter
+
+from app.domain.resources import Gpu
+from scheduler.planner.ask import Ask
+from scheduler.planner.snapshot import NodeView, Reserved, Running
+
+Step = tuple[float, int]
+"""From this time on, so many members fit."""
+
+_by_size = attrgetter("memory_bytes", "index", "uuid")
+_first = itemgetter(0)
+
+
+def end_of(run: Running, now: float) -> float:
+    """When it is gone at the latest: after its grace if it was told to stop, by its limit, or nobody knows."""
+    if run.stopping:
+        return now + run.grace_s
+    if run.limit_s is None:
+        return math.inf
+    return max(now, (now if run.started_at is None else run.started_at) + run.limit_s + run.grace_s)
+
+
+class Host:
+    """A node while a plan is made.
+
+    `free_*` is what nothing holds now. `spare_*` is what claims may use of it: free less all that is reserved, also of
+    what is not free yet; so it may be below zero.
+    """
+
+    __slots__ = (
+        "_closed", "_steps", "at", "free_cpus", "free_gpus", "free_memory", "free_slots", "held", "now", "reserved",
+        "spare_cpus", "spare_gpus", "spare_memory", "spare_slots", "uniform", "view",
+    )  # fmt: skip
+
+    def __init__(self, view: NodeView, held: list[Running], now: float, at: int) -> None:
+        self.view, self.held, self.now, self.at = view, held, now, at
+        cpus, memory, taken = view.cpus_milli, view.memory_bytes, set[str]()
+        for run in held:
+            cpus -= run.shape.cpus_milli
+            memory -= run.shape.memory_bytes
+            taken.update(run.gpu_uuids)
+        gpus = [gpu for gpu in view.gpus if gpu.healthy and gpu.uuid not in taken]
+        gpus.sort(key=_by_size)
+        self.free_slots = self.spare_slots = view.slots - len(held)
+        self.free_cpus = self.spare_cpus = cpus
+        self.free_memory = self.spare_memory = memory
+        self.free_gpus = self.spare_gpus = gpus
+        self.uniform = len({(gpu.memory_bytes, gpu.model) for gpu in view.gpus}) < 2
+        self.reserved: list[Reserved] = []
+        self._closed: set[str] = set()
+        self._steps: dict[Ask, list[Step]] = {}
+
+    def take(self, ask: Ask, gpu_uuids: Sequence[str]) -> None:
+        """One allocation starts now."""
+        self.free_slots -= 1
+        self.free_cpus -= ask.cpus_milli
+        self.free_memory -= ask.memory_bytes
+        if gpu_uuids:
+            self.free_gpus = [gpu for gpu in self.free_gpus if gpu.uuid not in gpu_uuids]
+        self._spend(1, ask.cpus_milli, ask.memory_bytes, gpu_uuids)
+
+    def reserve(self, reserved: Reserved) -> None:
+        """Something is held from now on."""
+        self.reserved.append(reserved)
+        self._closed.update(reserved.gpu_uuids)
+        self._spend(reserved.slots, reserved.cpus_milli, reserved.memory_bytes, reserved.gpu_uuids)
+
+    def _spend(self, slots: int, cpus_milli: int, memory_bytes: int, gpu_uuids: Sequence[str]) -> None:
+        self.spare_slots -= slots
+        self.spare_cpus -= cpus_milli
+        self.spare_memory -= memory_bytes
+        if gpu_uuids:
+            self.spare_gpus = [gpu for gpu in self.spare_gpus if gpu.uuid not in gpu_uuids]
+        self._steps.clear()
+
+    def spare_for(self, ask: Ask) -> int:
+        """How many allocations fit beside everything that runs and is reserved."""
+        gpus = ask.suiting(self.spare_gpus, self.uniform)
+        return ask.times(self.spare_slots, self.spare_cpus, self.spare_memory, gpus)
+
+    def lend(self, ask: Ask) -> tuple[str, ...]:
+        """The spare GPUs that one allocation gets."""
+        return give(self.spare_gpus, ask, 1)[0]
+
+    def could_ever(self, ask: Ask) -> int:
+        """How many allocations an empty node has room for."""
+        gpus = [gpu for gpu in self.view.gpus if gpu.healthy]
+        return ask.times(self.view.slots, self.view.cpus_milli, self.view.memory_bytes, ask.suiting(gpus, self.uniform))
+
+    def hole_for(self, ask: Ask, ends_at: float) -> tuple[int, list[Gpu]]:
+        """How many allocations that are gone by `ends_at` fit now and make no reservation wait; the GPUs open to them.
+
+        A reservation that starts later is not cut into. One that starts earlier, or nobody knows when, must find what
+        it needs beside them at its time.
+        """
+        cut = [held for held in self.reserved if held.starts_at is None or held.starts_at < ends_at]
+        closed = {uuid for held in cut for uuid in held.gpu_uuids}
+        gpus = [gpu for gpu in self.free_gpus if gpu.uuid not in closed]
+        slots, cpus, memory = self.free_slots, self.free_cpus, self.free_memory
+        for held in cut:
+            room = self._room_at(held.starts_at, cut)
+            slots, cpus, memory = min(slots, room[0]), min(cpus, room[1]), min(memory, room[2])
+        return ask.times(slots, cpus, memory, ask.suiting(gpus, self.uniform)), gpus
+
+    def _room_at(self, at: float | None, cut: list[Reserved]) -> tuple[int, int, int]:
+        """Slots, CPUs and memory that are left when the reservations due by then have got theirs."""
+        slots, cpus, memory = self.free_slots, self.free_cpus, self.free_memory
+        for run in self.held:
+            if at is not None and end_of(run, self.now) <= at:
+                slots, cpus, memory = slots + 1, cpus + run.shape.cpus_milli, memory + run.shape.memory_bytes
+        for held in cut:
+            if at is None or held.starts_at is None or held.starts_at <= at:
+                slots, cpus, memory = slots - held.slots, cpus - held.cpus_milli, memory - held.memory_bytes
+        return slots, cpus, memory
+
+    def steps(self, ask: Ask) -> list[Step]:
+        """How many allocations fit at which time if all that runs uses its limit; both rise."""
+        known = self._steps.get(ask)
+        if known is None:
+            known = self._steps[ask] = self._find_steps(ask)
+        return known
+
+    def _find_steps(self, ask: Ask) -> list[Step]:
+        slots, cpus, memory = self.spare_slots, self.spare_cpus, self.spare_memory
+        gpus = ask.suiting(self.spare_gpus, self.uniform)
+        most = ask.times(slots, cpus, memory, gpus)
+        found = [(self.now, most)] if most else []
+        suits = {gpu.uuid for gpu in self.view.gpus if self._open(gpu, ask)} if ask.gpus else set[str]()
+        for end, run in sorted([(end_of(run, self.now), run) for run in self.held], key=_first):
+            slots += 1
+            cpus += run.shape.cpus_milli
+            memory += run.shape.memory_bytes
+            gpus += len(suits.intersection(run.gpu_uuids))
+            times = ask.times(slots, cpus, memory, gpus)
+            if times > most:
+                most = times
+                if found and found[-1][0] == end:
+                    found.pop()
+                found.append((end, times))
+        return found
+
+    def coming(self, ask: Ask) -> list[tuple[float, str]]:
+        """The suiting GPUs that are not reserved, each with the time when it is free at the latest, soonest first."""
+        ends = {uuid: end_of(run, self.now) for run in self.held for uuid in run.gpu_uuids}
+        free = {gpu.uuid for gpu in self.spare_gpus}
+        gpus = [gpu for gpu in self.view.gpus if self._open(gpu, ask) and (gpu.uuid in free or gpu.uuid in ends)]
+        gpus.sort(key=_by_size)
+        return sorted(((ends.get(gpu.uuid, self.now), gpu.uuid) for gpu in gpus), key=_first)
+
+    def opened_by(self, gpu_uuids: Collection[str], ask: Ask, spare: bool = True) -> list[str]:
+        """The suiting GPUs that are not reserved among these and, if `spare`, those to spare; the smallest first."""
+        gpus = [gpu for gpu in self.view.gpus if gpu.uuid in gpu_uuids and self._open(gpu, ask)]
+        if spare:
+            gpus = sorted([*(gpu for gpu in self.spare_gpus if ask.suited_by(gpu)), *gpus], key=_by_size)
+        return [gpu.uuid for gpu in gpus]
+
+    def _open(self, gpu: Gpu, ask: Ask) -> bool:
+        return gpu.healthy and gpu.uuid not in self._closed and ask.suited_by(gpu)
+
+
+def give(gpus: Sequence[Gpu], ask: Ask, members: int) -> list[tuple[str, ...]]:
+    """GPUs for so many members out of these, sorted by size: the smallest that suit, as claims choose them."""
+    suited = [gpu.uuid for gpu in gpus if ask.suited_by(gpu)] if ask.gpus else []
+    return [tuple(suited[i * ask.gpus : (i + 1) * ask.gpus]) for i in range(members)]

@@ -1,0 +1,98 @@
+"""The order in which waiting jobs are served: the starved, then class by class as claims go."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from operator import attrgetter
+from uuid import UUID
+
+from app.domain.policy import TenantView, cost
+from app.domain.priority import PriorityClass
+from app.domain.resources import Resources
+from scheduler.planner.snapshot import Rules, Snapshot, Waiting
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A job whose turn it is, the class that it counts as, and whether it is served first for it has starved."""
+
+    job: Waiting
+    counts_as: PriorityClass
+    starved: bool = False
+
+
+class Line:
+    """The jobs of a snapshot in order. Whoever walks it charges what a job gets, so that equal tenants alternate.
+
+    First jobs that waited `starvation_s`, oldest first, as many as `aged_share` allows, without those that could not
+    start on empty nodes or under their quota (`could_start`). Then each class: those with a
+    reservation in the order in which they got it, for a reservation is kept until its job starts; then, as `choose`
+    has it, the tenant that uses least for its weight, inside it the greater priority, then the older.
+    """
+
+    def __init__(self, snapshot: Snapshot, now: float, rules: Rules, could_start: Callable[[Waiting], bool]) -> None:
+        self._snapshot, self._now, self._rules, self._could_start = snapshot, now, rules, could_start
+        self._tenants = snapshot.tenants
+        self._shares = {tenant: view.share for tenant, view in snapshot.tenants.items()}
+        self._made = {held.job_id: held.made_at for held in snapshot.reserved}
+
+    def charge(self, job: Waiting) -> None:
+        """Counts what the job gets as used by its tenant, for the order of the rest."""
+        weight = self._tenants.get(job.tenant_id, TenantView()).weight
+        gets = job.members * cost(job.shape) / weight
+        self._shares[job.tenant_id] = self._shares.get(job.tenant_id, 0.0) + gets
+
+    def __iter__(self) -> Iterator[Turn]:
+        starved = self._starved()
+        for job in starved:
+            yield Turn(job, PriorityClass.FOREGROUND, starved=True)
+        first = {job.job_id for job in starved}
+        for cls in PriorityClass:
+            jobs = [j for j in self._snapshot.waiting if j.priority_class == cls and j.job_id not in first]
+            kept = [job for job in jobs if job.job_id in self._made]
+            for job in sorted(kept, key=lambda job: (self._made[job.job_id], job.queue_seq)):
+                yield Turn(job, cls)
+            for job in self._fairly([job for job in jobs if job.job_id not in self._made]):
+                yield Turn(job, cls)
+
+    def _fairly(self, jobs: list[Waiting]) -> Iterator[Waiting]:
+        queues: dict[UUID, list[Waiting]] = {}
+        for job in sorted(jobs, key=lambda job: (job.priority, -job.queue_seq)):
+            queues.setdefault(job.tenant_id, []).append(job)
+        heap = [(self._shares.get(t, 0.0), queue[-1].queue_seq, t) for t, queue in queues.items()]
+        heapq.heapify(heap)
+        while heap:
+            _share, _seq, tenant = heapq.heappop(heap)
+            queue = queues[tenant]
+            yield queue.pop()
+            if queue:
+                heapq.heappush(heap, (self._shares.get(tenant, 0.0), queue[-1].queue_seq, tenant))
+
+    def _starved(self) -> list[Waiting]:
+        """Who goes before all others: the oldest, and nobody passes one for whom the part is used up."""
+        rules = self._rules
+        if not rules.starvation_s:
+            return []
+        before = self._now - rules.starvation_s
+        old = [job for job in self._snapshot.waiting if job.waiting_since <= before]
+        if not old:
+            return []
+        used = sum(cost(run.shape) for run in self._snapshot.running if run.waited_s >= rules.starvation_s)
+        may_use = rules.aged_share * self._size()
+        first: list[Waiting] = []
+        for job in sorted(old, key=attrgetter("waiting_since", "queue_seq")):
+            if not self._could_start(job):
+                continue
+            used_then = used + job.members * cost(job.shape)
+            if used and used_then > may_use:
+                break
+            used = used_then
+            first.append(job)
+        return first
+
+    def _size(self) -> float:
+        nodes = self._snapshot.nodes
+        cpus, memory = sum(node.cpus_milli for node in nodes), sum(node.memory_bytes for node in nodes)
+        return cost(Resources(cpus, memory, sum(len(node.gpus) for node in nodes)))
