@@ -296,7 +296,7 @@ class Settings:
         "unix:///var/run/docker.sock", _unix_socket, "The Docker Engine's socket on this node: unix:// and its path."
     )
     container_network: str = _setting(
-        "bridge", _one_of("bridge", "none"), "Network of containers: bridge is the engine's own, none is none at all."
+        "bridge", _one_of("bridge", "none"), "Network of containers: bridge leads outside, none is none at all."
     )
     container_pull: str = _setting(
         "always",

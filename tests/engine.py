@@ -13,6 +13,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from workers.containers.engine import Engine, EngineError
 
 TEST_IMAGE = "cfab-test:1"
 START_S = 30.0
-APPLETS = "sh cat date dd df echo env false head id kill ls mkdir mount nproc printf ps pwd rm seq sleep sort test touch true wc wget yes"  # noqa: E501
+APPLETS = "sh awk cat date dd df echo env false grep head id ip kill ls mkdir mount nc nproc printf ps pwd rm seq sleep sort test touch true wc wget yes"  # noqa: E501
 
 
 def missing(reason: str) -> None:
@@ -35,11 +36,15 @@ def missing(reason: str) -> None:
 
 
 class TestEngine:
-    """One dockerd without a network of its own, and one registry on loopback."""
+    """One dockerd without a network of its own, and one registry on loopback.
+
+    `prefix` is a command that starts dockerd in a network namespace, where it may have a bridge and rules of its own.
+    """
 
     __test__ = False
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: Sequence[str] = ()) -> None:
+        self._prefix = list(prefix)
         if os.geteuid() != 0:
             missing("a Docker Engine of the tests' own needs root")
         lacking = [name for name in ("dockerd", "docker-registry", "busybox") if shutil.which(name) is None]
@@ -58,10 +63,10 @@ class TestEngine:
 
     def start_engine(self) -> None:
         """Start dockerd and wait until it answers."""
+        alone = ["--iptables=false", "--ip6tables=false", "--bridge=none", "--ip-forward=false", "--ip-masq=false"]
         words = [
-            "dockerd", "--data-root", f"{self.root}/data", "--exec-root", f"{self.root}/exec",
-            "-p", f"{self.root}/docker.pid", "-H", f"unix://{self.socket}", "--iptables=false", "--ip6tables=false",
-            "--bridge=none", "--ip-forward=false", "--ip-masq=false",
+            *self._prefix, "dockerd", "--data-root", f"{self.root}/data", "--exec-root", f"{self.root}/exec",
+            "-p", f"{self.root}/docker.pid", "-H", f"unix://{self.socket}", *([] if self._prefix else alone),
         ]  # fmt: skip
         env = {**os.environ, "PATH": f"{self._hooks}:{os.environ['PATH']}"}
         self._start("dockerd", words, env)

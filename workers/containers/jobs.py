@@ -22,6 +22,7 @@ from workers.containers.attempt import ENDED, PREPARING, RUNNING, STARTING, Atte
 from workers.containers.engine import Engine, EngineAway, EngineError, Output
 from workers.containers.exits import is_of_container, program_below, read_exit
 from workers.containers.images import ImageRefused, Images, ImageUnavailable, PullCancelled
+from workers.containers.network import provide_network
 from workers.containers.recipe import LABEL_ATTEMPT, LABEL_JOB, LABEL_NODE, Wanted, container_config
 from workers.keeper.attempt import boottime
 from workers.keeper.output import OutputNews
@@ -271,6 +272,8 @@ class Jobs:
         labels = {LABEL_NODE: self.name, LABEL_ATTEMPT: attempt.id, LABEL_JOB: attempt.spec.job_id}
         config = container_config(wanted, image_id, attempt.directory, labels)
         name = self.container_name(attempt.id)
+        if wanted.network == "bridge":
+            provide_network(self._engine)
         # One of this name can only be what an earlier keeper had created and never started.
         self._engine.remove(name)
         return self._engine.create(name, config)
@@ -292,7 +295,8 @@ class Jobs:
             output.close()
             self._discard(attempt)
             # A program that is not there, or may not be run; anything else (GPU hooks, a full disk) is the node's.
-            theirs = exc.status in (400, 404) or "executable file not found" in str(exc)
+            lacks_network = str(exc).startswith("network ")
+            theirs = not lacks_network and (exc.status in (400, 404) or "executable file not found" in str(exc))
             self._fail(attempt, **{"spawn_error" if theirs else "node_fault": str(exc)})
             return
         self.follow(attempt, reader, output)

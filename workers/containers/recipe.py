@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from workers.containers.network import NETWORK
 from workers.containers.reference import BadReference, Reference, parse_reference
 from workers.keeper.spec import BadSpec, Spec, parse_spec
 
@@ -83,7 +84,7 @@ def _host_config(wanted: Wanted, directory: str) -> dict[str, Any]:
     log_bytes = max(LOG_FILE_LEAST_BYTES, spec.log_cap_bytes)
     config: dict[str, Any] = {
         "Init": True,
-        "NetworkMode": wanted.network,
+        "NetworkMode": NETWORK if wanted.network == "bridge" else "none",
         "ReadonlyRootfs": True,
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],

@@ -26,7 +26,7 @@ REBIRTH_RETRY_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class ContainerSpec(RunSpec):
-    """One attempt to run in a container of `image`; `network` is none or bridge.
+    """One attempt to run in a container of `image`; `network` is none, or bridge (the fabric's own).
 
     With `own_entrypoint` the image's program is run and argv are its arguments; else argv is the program. `pull` is
     always (a tag is looked up at its registry each time), missing, or never. `credentials` are the registry's.

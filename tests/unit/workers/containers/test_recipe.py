@@ -27,7 +27,7 @@ def test_every_container_is_confined() -> None:
 def test_limits_and_gpus_are_passed_on() -> None:
     host = config(memory_bytes=1 << 30, cpus_milli=1500, gpus=["GPU-1", "GPU-2"], network="bridge")["HostConfig"]
     assert host["Memory"] == host["MemorySwap"] == 1 << 30 and host["NanoCpus"] == 1_500_000_000
-    assert host["DeviceRequests"][0]["DeviceIDs"] == ["GPU-1", "GPU-2"] and host["NetworkMode"] == "bridge"
+    assert host["DeviceRequests"][0]["DeviceIDs"] == ["GPU-1", "GPU-2"] and host["NetworkMode"] == "cfab"
 
 
 def test_command_takes_the_place_of_the_entry_point_unless_it_is_kept() -> None:
