@@ -137,6 +137,12 @@ class Client:
         changed: dict[str, Any] = self._json("PATCH", _tenant_path(name_or_id), json=dict(changes))
         return changed
 
+    def tenant_images(self, name_or_id: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What a tenant's images must be, after the fields that `changes` names were changed."""
+        path = _tenant_path(name_or_id) + "/images"
+        found: dict[str, Any] = self._json("PATCH", path, json=dict(changes)) if changes else self._json("GET", path)
+        return found
+
     def nodes(self, **options: str | None) -> list[dict[str, Any]]:
         """All nodes by cluster and name; options: state, label (NAME=VALUE)."""
         found: list[dict[str, Any]] = self._json("GET", "/nodes", params=_given(options))

@@ -13,6 +13,7 @@ from app.cli.client import Client
 from app.cli.failure import ExitCode
 from app.cli.options import fabric_command
 from app.cli.render import plain, print_json, table
+from app.cli.tenant_images import command as images
 
 TIERS = ("low", "medium", "high", "critical")
 WIDTH = 20
@@ -82,6 +83,9 @@ def _fields(command: Command) -> Command:
 @click.group("tenant")
 def command() -> None:
     """Make, list, show and change tenants (make and set need the role admin)."""
+
+
+command.add_command(images)
 
 
 @command.command("create")

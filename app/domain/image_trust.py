@@ -79,11 +79,11 @@ def _key_problems(keys: Sequence[TrustedKey]) -> Iterator[FieldProblem]:
     names = [key.name for key in keys]
     for place, key in enumerate(keys):
         if not _NAME.match(key.name):
-            yield FieldProblem(f"keys.{place}.name", f"must match {NAME}, not {ascii(key.name)[:80]}")
+            yield FieldProblem(f"keys[{place}].name", f"must match {NAME}, not {ascii(key.name)[:80]}")
         elif names.index(key.name) != place:
-            yield FieldProblem(f"keys.{place}.name", f"is there twice: {key.name}")
+            yield FieldProblem(f"keys[{place}].name", f"is there twice: {key.name}")
         if len(key.pem) > MAX_PEM:
-            yield FieldProblem(f"keys.{place}.pem", f"has {len(key.pem)} characters; a key has fewer than {MAX_PEM}")
+            yield FieldProblem(f"keys[{place}].pem", f"has {len(key.pem)} characters; a key has fewer than {MAX_PEM}")
 
 
 def _place_problems(places: Sequence[str]) -> Iterator[FieldProblem]:
@@ -92,7 +92,7 @@ def _place_problems(places: Sequence[str]) -> Iterator[FieldProblem]:
     for at, place in enumerate(places):
         if not is_place(place):
             yield FieldProblem(
-                f"repositories.{at}",
+                f"repositories[{at}]",
                 f"must be a registry or a repository with its registry, such as ghcr.io/acme, not {ascii(place)[:80]}",
             )
 

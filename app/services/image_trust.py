@@ -48,7 +48,7 @@ def _unreadable(changes: Mapping[str, Any]) -> list[FieldProblem]:
         try:
             read_key(key.pem)
         except BadKey as exc:
-            problems.append(FieldProblem(f"keys.{place}.pem", str(exc)))
+            problems.append(FieldProblem(f"keys[{place}].pem", str(exc)))
     return problems
 
 

@@ -8,6 +8,7 @@ from app.api.jobs import (
     event_routes,
     executor_routes,
     explain_routes,
+    image_routes,
     log_routes,
     node_routes,
     routes,
@@ -19,7 +20,7 @@ from app.api.jobs.schemas import ErrorShown
 from app.api.jobs.translate import JobsErrorForm
 
 ROUTES = (routes, executor_routes, admin_routes, log_routes, event_routes, tenant_routes, explain_routes, sample_routes,
-          node_routes)  # fmt: skip
+          node_routes, image_routes)  # fmt: skip
 """The modules that add the contract's routes to its blueprint when they are imported."""
 
 CONTRACT = Contract(

@@ -63,7 +63,7 @@ def list_tenants(asked: Mapping[str, Any]) -> Response:
 @blueprint.doc(summary="Show a tenant, by name or id")
 def show_tenant(tenant: str) -> Response:
     """What it may hold and what it holds now. Another tenant than the caller's is for operators."""
-    found = _visible(tenant)
+    found = visible_tenant(tenant)
     return json_answer(tenant_shown(found, tenants.usage_of(hub().db, found.id)))
 
 
@@ -77,7 +77,7 @@ def show_tenant(tenant: str) -> Response:
 def change_tenant(asked: Mapping[str, Any], tenant: str) -> Response:
     """What runs goes on: under a lowered quota, or inactive, a tenant only starts nothing more until it fits again."""
     shared = hub()
-    changed = tenants.change(shared.db, _visible(tenant).id, changes(asked))
+    changed = tenants.change(shared.db, visible_tenant(tenant).id, changes(asked))
     if _STARTS_JOBS & asked.keys():
         shared.ring(PriorityClass)
     return json_answer(tenant_shown(changed, tenants.usage_of(shared.db, changed.id)))
@@ -87,7 +87,7 @@ def _sees_all() -> bool:
     return not principal().roles.isdisjoint({OPERATOR, ADMIN})
 
 
-def _visible(text: str) -> Tenant:
+def visible_tenant(text: str) -> Tenant:
     """The tenant that a path names. Another's is as unknown to a user as one that does not exist."""
     found = tenants.find(hub().db, text)
     if found is None or (found.id != principal().tenant_id and not _sees_all()):
