@@ -6,7 +6,6 @@ import secrets
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +13,9 @@ from app.domain.errors import StaleIncarnation
 from app.domain.job import Assignment
 from app.domain.policy import KeySummary, Room, Take, TenantView, choose, cost
 from app.domain.priority import PriorityClass
+from app.domain.reservation import against, beside, held_of
 from app.domain.resources import Free, Gpu, Resources
+from app.services.deliver import assignment, deliver
 from app.services.report import Finished, FinishResult, finish_in
 from app.storage import claims
 from app.storage.claims import Hold
@@ -86,12 +87,14 @@ def claim_in(tx: Tx, claimer: Claimer, limit: int) -> Claimed:
     node = claims.lock_node(tx, claimer.node_id)
     if node is None or (claimer.incarnation is not None and node.incarnation != claimer.incarnation):
         raise StaleIncarnation(node=claimer.node_id)
+    claimed = Claimed()
+    if node.undelivered and not claimer.external:
+        claimed += deliver(tx, claimer.node_id, limit, claimer.lease_s)
     if node.state != "ready":
-        return Claimed()
-    draw = _Draw(tx, claimer, _free(tx, node), limit)
+        return claimed
+    draw = _Draw(tx, claimer, node, limit - len(claimed))
     for number in node.classes:
         draw.take_from(PriorityClass(number))
-    claimed = Claimed()
     claimed.more = bool(node.classes)
     claimed.passed_over = draw.passed_over
     if not draw.taken:
@@ -99,12 +102,14 @@ def claim_in(tx: Tx, claimer: Claimer, limit: int) -> Claimed:
     holds = [_hold(row, shape, pins) for row, shape, pins in draw.taken]
     terms = claims.write_holds(tx, node, holds, claimer.lease_s, claimer.external)
     claimed += [
-        _assignment(row, hold, shape, terms) for (row, shape, _pins), hold in zip(draw.taken, holds, strict=True)
+        assignment(row, shape, hold.token, hold.gpu_uuids, terms, draw.is_preemptible(row))
+        for (row, shape, _pins), hold in zip(draw.taken, holds, strict=True)
     ]
     return claimed
 
 
-def _free(tx: Tx, node: Row) -> Free:
+def free_of(tx: Tx, node: Row) -> Free:
+    """What of the locked node no allocation holds, whatever is reserved."""
     gpus = claims.gpus_of(node)
     held = set(node.held) | (claims.held_gpus(tx, [g.uuid for g in gpus]) if gpus else set())
     return Free(
@@ -123,14 +128,16 @@ def breadth(left: int) -> tuple[int, int]:
 class _Draw:
     """One claim under way: what is taken so far, what that leaves of the node, what is known of tenants and keys."""
 
-    def __init__(self, tx: Tx, claimer: Claimer, free: Free, limit: int) -> None:
+    def __init__(self, tx: Tx, claimer: Claimer, node: Row, limit: int) -> None:
         self._tx = tx
         self._claimer = claimer
-        self._free = free
-        self._left = min(limit, free.slots)
+        self._unheld = self._free = free_of(tx, node)
+        self._reserved = held_of(node.reserved)
+        self._left = min(limit, self._free.slots)
         self._per_tenant, self._page_size = breadth(self._left)
         self._rounds = ROUNDS
         self._views: dict[UUID, TenantView] = {}
+        self._tenants: dict[UUID, Row] = {}
         self._undecided: set[UUID] = set()
         self._drained: set[int] = set()
         self._busy = False
@@ -141,12 +148,19 @@ class _Draw:
         """Whether a tenant was left out because its quota was being decided elsewhere, while there was room left."""
         return self._busy and self._left > 0
 
+    def is_preemptible(self, row: Row) -> bool:
+        """Whether a job that was taken may have to make room for others: as it asked, or as its tenant's jobs do."""
+        own = row.preemptible
+        return bool(self._tenants[row.tenant_id].allow_preemption if own is None else own)
+
     @property
     def _over(self) -> bool:
         return self._left < 1 or self._rounds < 1
 
     def take_from(self, cls: PriorityClass) -> None:
         """Takes from one class, page by page, until enough is taken or every tenant was seen."""
+        if self._reserved:
+            self._free = beside(self._unheld, against(self._reserved, cls))
         walk = (self._claimer.node_id, cls)
         begin = after = _walked.get(walk)
         size = self._page_size
@@ -185,6 +199,7 @@ class _Draw:
         for key, row in page:
             if key.tenant_id not in self._views:
                 self._views[key.tenant_id] = first_view(row)
+                self._tenants[key.tenant_id] = row
                 if _quota(row) != Room():
                     self._undecided.add(key.tenant_id)
         while keys and not self._over:
@@ -219,8 +234,9 @@ class _Draw:
                 self._undecided.discard(tenant)
                 view, use = self._views[tenant], used.get(tenant)
                 # The quota is read again under the lock: it may have been lowered since.
-                room = _room(_quota(use), use) if use is not None and use.active else None
-                self._views[tenant] = TenantView(_share(use) / view.weight, view.weight, room)
+                room = room_of(use) if use is not None and use.active else None
+                share = (self._tenants[tenant].average + _share(use)) / view.weight
+                self._views[tenant] = TenantView(share, view.weight, room)
 
     def _take_jobs(self, takes: list[Take], keys: dict[int, KeySummary]) -> Counter[int]:
         self._rounds -= 1
@@ -232,6 +248,7 @@ class _Draw:
             # As they were chosen: taken in another order the same jobs could want the same GPU.
             shape, given = shapes[row.key_id], next(pins[row.key_id])
             self._free = self._free.less(shape, given)
+            self._unheld = self._unheld.less(shape, given) if self._reserved else self._free
             _charge(self._views, row.tenant_id, shape)
             self.taken.append((row, shape, given))
         self._left -= len(rows)
@@ -248,11 +265,12 @@ def first_view(row: Row) -> TenantView:
     if row.used_jobs:
         use = Resources(int(row.used_cpus), int(row.used_memory), int(row.used_gpus))
     quota = _quota(row)
+    share = (row.average + (cost(use) if use else 0.0)) / row.weight
     if quota == Room():
-        return TenantView(cost(use) / row.weight if use else 0.0, row.weight, quota)
+        return TenantView(share, row.weight, quota)
     used = (row.used_jobs, row.used_cpus, row.used_memory, row.used_gpus, row.used_gpu_memory)
     left = (limit if limit is None else limit - int(u) for limit, u in zip(astuple(quota), used, strict=True))
-    return TenantView(cost(use) / row.weight if use else 0.0, row.weight, Room(*left))
+    return TenantView(share, row.weight, Room(*left))
 
 
 def _quota(row: Row) -> Room:
@@ -265,7 +283,10 @@ def _quota(row: Row) -> Room:
     )
 
 
-def _room(quota: Room, use: Row) -> Room:
+def room_of(use: Row) -> Room:
+    """What a tenant may still hold, of its row of `tenant_usage`."""
+    quota = _quota(use)
+
     def left(limit: int | None, used: Any) -> int | None:
         return None if limit is None else limit - int(used)
 
@@ -299,33 +320,4 @@ def _hold(row: Row, shape: Resources, gpus: tuple[Gpu, ...]) -> Hold:
         gpus=shape.gpus,
         gpu_memory_bytes=shape.gpu_memory_bytes,
         gpu_uuids=tuple(gpu.uuid for gpu in gpus),
-    )
-
-
-def _assignment(row: Row, hold: Hold, shape: Resources, terms: Row) -> Assignment:
-    expires: datetime = terms.expires_at
-    return Assignment(
-        job_id=row.id,
-        attempt_id=row.attempt_id,
-        attempt=row.attempt,
-        token=hold.token,
-        type=row.type,
-        tenant_id=row.tenant_id,
-        priority_class=PriorityClass(row[3]),
-        log_day=terms.log_day,
-        resources=shape,
-        hard_limits=row.hard_limits,
-        gpu_uuids=hold.gpu_uuids,
-        runner=row.runner,
-        binary_url=row.binary_url,
-        binary_sha256=row.binary_sha256,
-        image=row.image,
-        script=row.script,
-        command=tuple(row.command),
-        arguments=tuple(row.arguments),
-        environment=row.environment,
-        time_limit_s=row.time_limit_s,
-        grace_s=row.grace_s,
-        expires_at=expires,
-        config=row.config,
     )

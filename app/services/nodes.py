@@ -64,13 +64,19 @@ class Drain:
 
 @dataclass(frozen=True)
 class Renewal:
-    """The answer to a renewal: what to kill, what to hand back, what to stop (cause and grace), its drain if any."""
+    """The answer to a renewal: what to kill, what to hand back, what to stop (cause and grace), its drain if any.
+
+    `placed`: the scheduler has placed something here that the next claim brings. `broken`: members of gangs that are
+    to end because another member did, each with its grace; those under a stop of their job are in `stops`.
+    """
 
     renewed: frozenset[UUID]
     lost: frozenset[UUID]
     orphans: Sequence[Orphan]
     stops: Mapping[UUID, tuple[StopCause, float]]
     drain: Drain | None = None
+    placed: bool = False
+    broken: Mapping[UUID, float] = field(default_factory=dict)
 
     @property
     def draining(self) -> bool:
@@ -145,16 +151,27 @@ def renew(
         renewed = leases.renew(tx, node_id, [h.attempt_id for h in order], [h.token for h in order], lease_s)
         rows = leases.held_by(tx, node_id)
     mine = {h.attempt_id for h in held}
+    strange = [row for row in rows if row.attempt_id not in mine]
+    # What is to be stopped before its node was told of it needs no start to be ended.
+    undelivered = {r.attempt_id for r in strange if not (r.delivered or r.stop_cause or r.broken)}
     return Renewal(
         renewed=frozenset(renewed),
         lost=frozenset(mine - renewed),
-        orphans=[Orphan(r.attempt_id, r.token, r.started_at is not None) for r in rows if r.attempt_id not in mine],
+        orphans=[
+            Orphan(r.attempt_id, r.token, r.started_at is not None) for r in strange if r.attempt_id not in undelivered
+        ],
         stops={
             r.attempt_id: (StopCause(r.stop_cause), r.grace_s)
             for r in rows
             if r.attempt_id in renewed and r.stop_cause is not None
         },
         drain=_drain(node) if node.state == "draining" else None,
+        placed=bool(undelivered),
+        broken={
+            r.attempt_id: r.grace_s
+            for r in rows
+            if r.attempt_id in renewed and r.broken is not None and r.stop_cause is None
+        },
     )
 
 

@@ -32,9 +32,11 @@ class Hold:
 
 def lock_node(tx: Tx, node_id: str) -> Row | None:
     """The node's row, locked for this transaction, with what is allocated on it (`used_jobs` …, by usage rows),
-    its `held` GPUs, and the `classes` in which any key is live."""
+    its `held` GPUs, the `classes` in which any key is live, whether anything here is `undelivered`, and what is
+    `reserved` here (None: nothing)."""
     return tx.row(
-        "SELECT (f.node).*, used_jobs, used_cpus, used_memory, held, classes FROM lock_node(%(node)s) f",
+        """SELECT (f.node).*, used_jobs, used_cpus, used_memory, held, classes, undelivered, reserved
+        FROM lock_node(%(node)s) f""",
         {"node": node_id},
     )
 
@@ -102,11 +104,11 @@ def write_holds(tx: Tx, node: Row, holds: Sequence[Hold], lease_s: float, runnin
         {"holds": records(rows), "node": node.id, "ip": node.ip, "lease": lease_s, "running": running},
     )
     if any(hold.gpu_uuids for hold in holds):
-        _pin(tx, str(node.id), holds)
+        pin(tx, str(node.id), holds)
     return terms
 
 
-def _pin(tx: Tx, node_id: str, holds: Sequence[Hold]) -> None:
+def pin(tx: Tx, node_id: str, holds: Sequence[Hold]) -> None:
     """Writes which GPUs each allocation holds; the primary key makes a second holder impossible."""
     pairs = [(h.attempt_id, uuid) for h in holds for uuid in h.gpu_uuids]
     tx.run(

@@ -18,12 +18,12 @@ def renew(tx: Tx, node_id: str, attempts: Sequence[UUID], tokens: Sequence[UUID]
 
 
 def held_by(tx: Tx, node_id: str) -> Sequence[Row]:
-    """Every lease of a node: attempt_id, token, job_id, number, state, stop_cause, grace_s, started_at."""
+    """Every lease of a node: attempt_id, token, delivered, job_id, number, member, stop_cause, `broken` (its gang) …"""
     return tx.rows(
-        """SELECT l.attempt_id, l.token, l.expires_at, a.job_id, a.number, a.started_at, j.state, j.stop_cause,
-            j.attempt_id AS current, s.grace_s
+        """SELECT l.attempt_id, l.token, l.delivered, l.expires_at, a.job_id, a.number, a.started_at, j.state,
+            j.stop_cause, j.attempt_id AS current, s.grace_s, a.member, a.leader_id, b.broken
         FROM lease l JOIN attempt a ON a.id = l.attempt_id JOIN job j ON j.id = a.job_id
-        JOIN job_spec s ON s.job_id = j.id WHERE l.node_id = %(node)s""",
+        JOIN job_spec s ON s.job_id = j.id LEFT JOIN attempt b ON b.id = a.leader_id WHERE l.node_id = %(node)s""",
         {"node": node_id},
     )
 

@@ -61,6 +61,7 @@ class ClaimLoop:
         self._hungry = True
         self._gather = False
         self._again = False
+        self._placed = False
         self._claiming = threading.Lock()
         self._joined = False
         self.draining = False
@@ -78,6 +79,11 @@ class ClaimLoop:
         self._hungry = True
         self._gather = False
         self._bell.set()
+
+    def fetch(self) -> None:
+        """The scheduler has placed something here: worth a claim even while the node is drained."""
+        self._placed = True
+        self.ring()
 
     def slot_freed(self) -> None:
         """A slot is free again: worth a claim unless the last one found nothing waiting at all."""
@@ -184,8 +190,9 @@ class ClaimLoop:
         """One claim; whether another is worth it at once."""
         with self._claiming:
             limit = min(self._registry.free_slots, BATCH)
-            if limit < 1 or self.draining or self.leaving:
+            if limit < 1 or self.leaving or (self.draining and not self._placed):
                 return False
+            self._placed = False
             sent = boottime()
             self.claims_begun += 1
             try:

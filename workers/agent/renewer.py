@@ -107,9 +107,13 @@ class Renewer:
         self._heed_drain(answer.drain, entries.values())
         for attempt_id, (cause, grace_s) in answer.stops.items():
             self._stop_entry(entries[attempt_id], cause.word, grace_s)
+        for attempt_id, grace_s in answer.broken.items():
+            self._stop_entry(entries[attempt_id], "gang", grace_s)
         for attempt_id in answer.lost:
             self._lost(entries[attempt_id])
         self._settle_orphans(answer)
+        if answer.placed:
+            self._claims.fetch()
 
     def _heed_drain(self, drain: Drain | None, entries: Iterable[Entry]) -> None:
         """Says when a drain begins, changes or ends; past its deadline has what still runs stopped."""

@@ -1,0 +1,137 @@
+"""Place: the scheduler starts a job on nodes that it chose, all members in one transaction or none."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from app.domain.policy import Room
+from app.domain.priority import PriorityClass
+from app.domain.reservation import against, beside, held_of
+from app.domain.resources import Free, Gpu, Resources
+from app.services.claim import free_of, room_of
+from app.storage import claims, places
+from app.storage.claims import Hold
+from app.storage.database import Database, Row, Tx
+
+
+@dataclass(frozen=True)
+class Spot:
+    """Where one member is to run: a node, and the GPUs it gets there."""
+
+    node_id: str
+    gpu_uuids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What became of a placement: the nodes that have something to fetch, or (none) why it could not be."""
+
+    nodes: frozenset[str] = frozenset()
+    refusal: str = ""
+
+
+def place(db: Database, job_id: UUID, spots: Sequence[Spot], counts_as: PriorityClass, lease_s: float) -> Placed:
+    """Starts a waiting job with member i on `spots[i]`, if everything that was planned is still so.
+
+    Node, GPUs, reservations of others (those that `counts_as` must leave alone), quota and the job itself are read
+    again under their locks; all members get their place or none does. Each node finds its members at its next claim;
+    what no node fetched in time goes back when its lease ends. Raises Unavailable: then it may have happened.
+    """
+    with db.transaction("place") as tx:
+        return place_in(tx, job_id, spots, counts_as, lease_s)
+
+
+def place_in(tx: Tx, job_id: UUID, spots: Sequence[Spot], counts_as: PriorityClass, lease_s: float) -> Placed:
+    """`place` inside the caller's transaction, which must hold no lock on jobs or tenants."""
+    nodes = {name: claims.lock_node(tx, name) for name in sorted({spot.node_id for spot in spots})}
+    away = [name for name, node in nodes.items() if node is None or node.state != "ready" or node.kind != "agent"]
+    if away:
+        return Placed(refusal=f"node {away[0]} takes no jobs now")
+    tenant = places.tenant_of(tx, job_id)
+    if tenant is None:
+        return Placed(refusal="the job is gone")
+    room = _room(tx, tenant)
+    if isinstance(room, str):
+        return Placed(refusal=room)
+    job = places.lock_waiting(tx, job_id)
+    if job is None or job.members != len(spots):
+        return Placed(refusal="the job does not wait any more")
+    shape = Resources(job.cpus_milli, job.memory_bytes, job.gpus, job.gpu_memory_bytes, job.gpu_model)
+    if not room.holds(shape, len(spots)):
+        return Placed(refusal="its tenant's quota is used up")
+    seats = _Seats(tx, job, shape, counts_as)
+    for spot in spots:
+        refusal = seats.take(nodes[spot.node_id], spot)
+        if refusal:
+            return Placed(refusal=refusal)
+    seats.write(tenant, lease_s)
+    return Placed(nodes=frozenset(nodes))
+
+
+def _room(tx: Tx, tenant: UUID) -> Room | str:
+    """What the tenant may still hold, under its lock where it is finite; or why that cannot be said now."""
+    if places.has_quota(tx, tenant) and not claims.try_lock_tenants(tx, [tenant]):
+        return "its tenant's quota is being decided elsewhere"
+    use = claims.tenant_usage(tx, [tenant]).get(tenant)
+    if use is None or not use.active:
+        return "its tenant is inactive"
+    return room_of(use)
+
+
+class _Seats:
+    """The members of one job as they take their seats, on nodes whose room shrinks with each."""
+
+    def __init__(self, tx: Tx, job: Row, shape: Resources, counts_as: PriorityClass) -> None:
+        self._tx, self._job, self._shape = tx, job, shape
+        self._class = counts_as
+        self._ends_in_s = None if job.time_limit_s is None else job.time_limit_s + job.grace_s
+        self._free: dict[str, Free] = {}
+        self._members: list[tuple[Row, tuple[Gpu, ...]]] = []
+
+    def take(self, node: Row, spot: Spot) -> str:
+        """Seats the next member; why not, or nothing."""
+        if self._job.runner not in node.capabilities:
+            return f"node {node.id} has no runner {self._job.runner}"
+        free = self._free.get(node.id)
+        if free is None:
+            others = against(held_of(node.reserved), self._class, self._job.id, self._ends_in_s)
+            free = beside(free_of(self._tx, node), others)
+        given = tuple(gpu for gpu in free.gpus if gpu.uuid in spot.gpu_uuids and gpu.suits(self._shape))
+        if len(given) != self._shape.gpus or len(spot.gpu_uuids) != self._shape.gpus:
+            return f"GPUs on node {node.id} are not free any more"
+        if not free.fits(self._shape):
+            return f"node {node.id} has no room any more"
+        self._free[node.id] = free.less(self._shape, given)
+        self._members.append((node, given))
+        return ""
+
+    def write(self, tenant: UUID, lease_s: float) -> None:
+        """Writes all members: attempts, allocations, GPUs, undelivered leases, usage; the job is starting then."""
+        number = self._job.attempt + 1
+        holds = [
+            Hold(
+                attempt_id=uuid4(),
+                job_id=self._job.id,
+                number=number,
+                token=UUID(bytes=secrets.token_bytes(16)),
+                tenant_id=tenant,
+                cpus_milli=self._shape.cpus_milli,
+                memory_bytes=self._shape.memory_bytes,
+                gpus=self._shape.gpus,
+                gpu_memory_bytes=self._shape.gpu_memory_bytes,
+                gpu_uuids=tuple(gpu.uuid for gpu in given),
+            )
+            for _node, given in self._members
+        ]
+        rows = [
+            {**vars(hold), "member": member, "node_id": node.id, "node_ip": node.ip, "gpu_uuids": None}
+            for member, (hold, (node, _given)) in enumerate(zip(holds, self._members, strict=True))
+        ]
+        places.write_members(self._tx, self._job.id, rows, lease_s)
+        for name in {node.id for node, _given in self._members}:
+            there = [hold for hold, (node, _given) in zip(holds, self._members, strict=True) if node.id == name]
+            if any(hold.gpu_uuids for hold in there):
+                claims.pin(self._tx, name, there)
