@@ -17,11 +17,11 @@ class Ask:
         self.gpus = shape.gpus
         self.cpus_milli = shape.cpus_milli
         self.memory_bytes = shape.memory_bytes
-        self._kinds: dict[tuple[int, str], bool] = {}
+        self._kinds: dict[tuple[int, str, bool], bool] = {}
 
     def suited_by(self, gpu: Gpu) -> bool:
         """Whether a healthy GPU suits."""
-        kind = (gpu.memory_bytes, gpu.model)
+        kind = (gpu.memory_bytes, gpu.model, gpu.sharing)
         known = self._kinds.get(kind)
         if known is None:
             known = self._kinds[kind] = gpu.suits(self.shape)

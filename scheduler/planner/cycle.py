@@ -12,7 +12,7 @@ from app.domain.tenant import Tier
 from scheduler.planner import why
 from scheduler.planner.ask import Ask
 from scheduler.planner.crowd import Crowd
-from scheduler.planner.horizon import Start, earliest
+from scheduler.planner.horizon import Horizon, Start
 from scheduler.planner.hosts import Hosts
 from scheduler.planner.line import Line, Turn
 from scheduler.planner.outcome import Note, Placement, Plan, Preemption
@@ -20,6 +20,9 @@ from scheduler.planner.preempt import Eviction, evict
 from scheduler.planner.seats import Offer, Seats
 from scheduler.planner.snapshot import Reserved, Rules, Snapshot, Waiting
 from scheduler.planner.victims import Victims
+
+_LASTING = frozenset({"quota", "undecided", "too_large", "no_room", "reservations_used", "behind"})
+"""What does not change within a cycle."""
 
 
 def plan(snapshot: Snapshot, now: float, rules: Rules) -> Plan:
@@ -37,6 +40,7 @@ class _Cycle:
         self._snapshot, self._now, self._rules = snapshot, now, rules
         self._hosts = Hosts(snapshot, now)
         self._seats = Seats(self._hosts, now)
+        self._horizon = Horizon(self._hosts)
         self._victims = Victims(snapshot, now, rules)
         self._crowd = Crowd(snapshot, rules)
         self._line = Line(snapshot, now, rules, self._could_start)
@@ -45,6 +49,7 @@ class _Cycle:
         self._could: dict[tuple[Ask, str, int | None], int] = {}
         # What was found once to be in vain stays so: within a cycle room only shrinks.
         self._no_victims: dict[tuple[Ask, str, Tier, PriorityClass, int], int] = {}
+        self._stuck: dict[int, tuple[float, Note]] = {}
         self._never: dict[tuple[Ask, str, int | None], int] = {}
         self._made_at = {held.job_id: held.made_at for held in snapshot.reserved}
         self._kept_on: dict[UUID, set[str]] = {}
@@ -65,7 +70,19 @@ class _Cycle:
 
     def _settle(self, turn: Turn) -> Note | None:
         """What happens to one job; None when it starts."""
-        job, ask = turn.job, self._ask(turn.job)
+        job = turn.job
+        # What keeps one job of a key waiting keeps the next as well, unless that is shorter or has a claim of its own.
+        stuck = self._stuck.get(job.key_id)
+        usual = not (turn.starved or turn.kept or job.avoid)
+        if usual and stuck is not None and (job.limit_s is None or job.limit_s >= stuck[0]):
+            return stuck[1]
+        note = self._decide(turn, self._ask(job))
+        if usual and note is not None and note.reason in _LASTING:
+            self._stuck[job.key_id] = (math.inf if job.limit_s is None else job.limit_s, note)
+        return note
+
+    def _decide(self, turn: Turn, ask: Ask) -> Note | None:
+        job = turn.job
         # 1. The empty fabric would hold all of it, and its tenant's quota has room.
         bar = self._bar(job)
         if bar is not None:
@@ -78,7 +95,7 @@ class _Cycle:
         if not self._crowd.has_place():
             return why.full(job, self._rules)
         made = self._evict(job, ask)
-        promised = turn.starved or self._crowd.deserves(job, self._now, job.job_id in self._made_at)
+        promised = turn.starved or self._crowd.deserves(job, self._now, turn.kept)
         if made is None and not promised:
             return why.no_room(job, ask, self._hosts, offer.fits, self._now)
         # or room is held for it as it comes free. Victims take their grace: what ends by then anyway costs nothing.
@@ -105,7 +122,7 @@ class _Cycle:
         for host, seat in offer.seats:
             self._hosts.take(host, ask, seat.gpu_uuids)
         self._charge(job)
-        promised = "starved" if turn.starved else "reserved" if job.job_id in self._made_at else None
+        promised = "starved" if turn.starved else "reserved" if turn.kept else None
         if offer.way == "claim" and promised is None:
             return why.claim(offer.seats[0][0])
         reason = promised or offer.way
@@ -125,7 +142,7 @@ class _Cycle:
         key = (ask, job.runner, job.max_per_node)
         if self._never.get(key, job.members + 1) <= job.members:
             return None
-        start = earliest(job, ask, self._hosts, self._kept_on.get(job.job_id, ()))
+        start = self._horizon.earliest(job, ask, self._kept_on.get(job.job_id, ()))
         if start is None:
             self._never[key] = job.members
         return start

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from operator import itemgetter
 
 from scheduler.planner.ask import Ask
@@ -22,44 +23,61 @@ class Start:
     seats: tuple[tuple[Host, Seat], ...]
 
 
-def earliest(job: Waiting, ask: Ask, hosts: Hosts, preferred: Collection[str]) -> Start | None:
-    """The earliest start beside all reservations made so far; None if what is not reserved is too little for ever.
+class Horizon:
+    """Finds earliest starts. Hosts are sorted once for an ask by when the first member fits, which only gets later."""
 
-    Of the hosts that are ready by then it takes those in `preferred`, where the job has gathered room before, then
-    those that are ready first; hosts to avoid come last.
-    """
-    most = job.max_per_node or job.members
-    rises: list[tuple[float, int, Host]] = []
-    for host in hosts.all:
-        if job.runner not in host.view.runners:
-            continue
-        before = 0
-        for time, times in host.steps(ask):
-            times = min(times, most)
-            if times > before:
-                rises.append((time, times - before, host))
-                before = times
-    rises.sort(key=itemgetter(0))
-    ready: dict[Host, tuple[float, int]] = {}
-    found, at = 0, math.inf
-    for time, more, host in rises:
-        if found >= job.members and time > at:
-            break
-        found, at = found + more, time if found < job.members else at
-        ready[host] = time, ready.get(host, (0.0, 0))[1] + more
-    if found < job.members:
-        return None
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts = hosts
+        self._sorted: dict[tuple[Ask, str], list[tuple[float, Host]]] = {}
 
-    def rank(entry: tuple[Host, tuple[float, int]]) -> tuple[bool, bool, float, int]:
-        host, (time, times) = entry
-        return host.view.id in job.avoid, host.view.id not in preferred, time, -times
+    def earliest(self, job: Waiting, ask: Ask, preferred: Collection[str]) -> Start | None:
+        """The earliest start beside all reservations made so far; None if what is not reserved is always too little.
 
-    seats: list[tuple[Host, Seat]] = []
-    for host, (_time, times) in sorted(ready.items(), key=rank):
-        seats += _seats(host, ask, min(times, job.members - len(seats)))
-        if len(seats) == job.members:
-            break
-    return Start(at, tuple(seats))
+        Of the hosts that are ready by then it takes those in `preferred`, where the job has gathered room before, then
+        those that are ready first; hosts to avoid come last.
+        """
+        most = job.max_per_node or job.members
+        ready: dict[Host, tuple[float, int]] = {}
+        found, at = 0, math.inf
+        for time, times, host in self._rises(ask, job.runner):
+            if found >= job.members and time > at:
+                break
+            before = ready.get(host, (0.0, 0))[1]
+            if min(times, most) > before:
+                at = time if found < job.members else at
+                found += min(times, most) - before
+                ready[host] = time, min(times, most)
+        if found < job.members:
+            return None
+
+        def rank(entry: tuple[Host, tuple[float, int]]) -> tuple[bool, bool, float, int]:
+            host, (time, times) = entry
+            return host.view.id in job.avoid, host.view.id not in preferred, time, -times
+
+        seats: list[tuple[Host, Seat]] = []
+        for host, (_time, times) in sorted(ready.items(), key=rank):
+            seats += _seats(host, ask, min(times, job.members - len(seats)))
+            if len(seats) == job.members:
+                break
+        return Start(at, tuple(seats))
+
+    def _rises(self, ask: Ask, runner: str) -> Iterator[tuple[float, int, Host]]:
+        """From which time on how many fit on which host, in the order of time; looks at no more hosts than needed."""
+        first = self._sorted.get((ask, runner))
+        if first is None:
+            able = ((host.steps(ask), host) for host in self._hosts.all if runner in host.view.runners)
+            first = sorted(((steps[0][0], host) for steps, host in able if steps), key=itemgetter(0))
+            self._sorted[ask, runner] = first
+        later: list[tuple[float, int, int, Host]] = []
+        for time, host in first:
+            while later and later[0][0] < time:
+                rise = heappop(later)
+                yield rise[0], rise[2], rise[3]
+            for then, times in host.steps(ask):
+                heappush(later, (then, host.at, times, host))
+        while later:
+            rise = heappop(later)
+            yield rise[0], rise[2], rise[3]
 
 
 def _seats(host: Host, ask: Ask, times: int) -> list[tuple[Host, Seat]]:

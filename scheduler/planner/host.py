@@ -34,8 +34,8 @@ class Host:
     """
 
     __slots__ = (
-        "_closed", "_steps", "at", "free_cpus", "free_gpus", "free_memory", "free_slots", "held", "now", "reserved",
-        "spare_cpus", "spare_gpus", "spare_memory", "spare_slots", "uniform", "view",
+        "_closed", "_ends", "_steps", "at", "free_cpus", "free_gpus", "free_memory", "free_slots", "held", "now",
+        "reserved", "spare_cpus", "spare_gpus", "spare_memory", "spare_slots", "uniform", "view",
     )  # fmt: skip
 
     def __init__(self, view: NodeView, held: list[Running], now: float, at: int) -> None:
@@ -51,10 +51,11 @@ class Host:
         self.free_cpus = self.spare_cpus = cpus
         self.free_memory = self.spare_memory = memory
         self.free_gpus = self.spare_gpus = gpus
-        self.uniform = len({(gpu.memory_bytes, gpu.model) for gpu in view.gpus}) < 2
+        self.uniform = len({(gpu.memory_bytes, gpu.model, gpu.sharing) for gpu in view.gpus}) < 2
         self.reserved: list[Reserved] = []
         self._closed: set[str] = set()
         self._steps: dict[Ask, list[Step]] = {}
+        self._ends: list[tuple[float, int, int, tuple[str, ...]]] | None = None
 
     def take(self, ask: Ask, gpu_uuids: Sequence[str]) -> None:
         """One allocation starts now."""
@@ -131,12 +132,18 @@ class Host:
         gpus = ask.suiting(self.spare_gpus, self.uniform)
         most = ask.times(slots, cpus, memory, gpus)
         found = [(self.now, most)] if most else []
-        suits = {gpu.uuid for gpu in self.view.gpus if self._open(gpu, ask)} if ask.gpus else set[str]()
-        for end, run in sorted([(end_of(run, self.now), run) for run in self.held], key=_first):
+        # Mostly all of a node's GPUs are of one kind and none is reserved: then it is enough to count them.
+        suits = None if self.uniform and not self._closed else {g.uuid for g in self.view.gpus if self._open(g, ask)}
+        if suits is None and ask.gpus and not (self.view.gpus and ask.suited_by(self.view.gpus[0])):
+            return []
+        for end, run_cpus, run_memory, uuids in self._releases():
             slots += 1
-            cpus += run.shape.cpus_milli
-            memory += run.shape.memory_bytes
-            gpus += len(suits.intersection(run.gpu_uuids))
+            cpus += run_cpus
+            memory += run_memory
+            if uuids:
+                gpus += len(uuids) if suits is None else len(suits.intersection(uuids))
+            if ask.gpus > gpus:
+                continue
             times = ask.times(slots, cpus, memory, gpus)
             if times > most:
                 most = times
@@ -144,6 +151,13 @@ class Host:
                     found.pop()
                 found.append((end, times))
         return found
+
+    def _releases(self) -> list[tuple[float, int, int, tuple[str, ...]]]:
+        """When what runs is gone and what that frees, soonest first."""
+        if self._ends is None:
+            out = [(end_of(r, self.now), r.shape.cpus_milli, r.shape.memory_bytes, r.gpu_uuids) for r in self.held]
+            self._ends = sorted(out, key=_first)
+        return self._ends
 
     def coming(self, ask: Ask) -> list[tuple[float, str]]:
         """The suiting GPUs that are not reserved, each with the time when it is free at the latest, soonest first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
@@ -13,13 +14,19 @@ from app.domain.priority import PriorityClass
 from app.domain.resources import Resources
 from scheduler.planner.snapshot import Rules, Snapshot, Waiting
 
+_LAST = (math.inf, 0, UUID(int=0))
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A job whose turn it is, the class that it counts as, and whether it is served first for it has starved."""
+    """A job whose turn it is, and the class that it counts as.
+
+    `kept`: it has a reservation; `starved`: it waited so long that it goes before all others.
+    """
 
     job: Waiting
     counts_as: PriorityClass
+    kept: bool = False
     starved: bool = False
 
 
@@ -35,6 +42,7 @@ class Line:
     def __init__(self, snapshot: Snapshot, now: float, rules: Rules, could_start: Callable[[Waiting], bool]) -> None:
         self._snapshot, self._now, self._rules, self._could_start = snapshot, now, rules, could_start
         self._tenants = snapshot.tenants
+        self._charged = False
         self._shares = {tenant: view.share for tenant, view in snapshot.tenants.items()}
         self._made = {held.job_id: held.made_at for held in snapshot.reserved}
 
@@ -43,32 +51,45 @@ class Line:
         weight = self._tenants.get(job.tenant_id, TenantView()).weight
         gets = job.members * cost(job.shape) / weight
         self._shares[job.tenant_id] = self._shares.get(job.tenant_id, 0.0) + gets
+        self._charged = True
 
     def __iter__(self) -> Iterator[Turn]:
         starved = self._starved()
         for job in starved:
-            yield Turn(job, PriorityClass.FOREGROUND, starved=True)
+            yield Turn(job, PriorityClass.FOREGROUND, job.job_id in self._made, starved=True)
         first = {job.job_id for job in starved}
+        kept: dict[PriorityClass, list[Waiting]] = {cls: [] for cls in PriorityClass}
+        rest: dict[PriorityClass, list[Waiting]] = {cls: [] for cls in PriorityClass}
+        for job in self._snapshot.waiting:
+            if not first or job.job_id not in first:
+                (kept if self._made and job.job_id in self._made else rest)[job.priority_class].append(job)
         for cls in PriorityClass:
-            jobs = [j for j in self._snapshot.waiting if j.priority_class == cls and j.job_id not in first]
-            kept = [job for job in jobs if job.job_id in self._made]
-            for job in sorted(kept, key=lambda job: (self._made[job.job_id], job.queue_seq)):
-                yield Turn(job, cls)
-            for job in self._fairly([job for job in jobs if job.job_id not in self._made]):
+            for job in sorted(kept[cls], key=lambda job: (self._made[job.job_id], job.queue_seq)):
+                yield Turn(job, cls, kept=True)
+            for job in self._fairly(rest[cls]):
                 yield Turn(job, cls)
 
     def _fairly(self, jobs: list[Waiting]) -> Iterator[Waiting]:
         queues: dict[UUID, list[Waiting]] = {}
         for job in sorted(jobs, key=lambda job: (job.priority, -job.queue_seq)):
             queues.setdefault(job.tenant_id, []).append(job)
-        heap = [(self._shares.get(t, 0.0), queue[-1].queue_seq, t) for t, queue in queues.items()]
+        shares = self._shares
+        heap = [(shares.get(tenant, 0.0), queue[-1].queue_seq, tenant) for tenant, queue in queues.items()]
         heapq.heapify(heap)
         while heap:
-            _share, _seq, tenant = heapq.heappop(heap)
+            share, _seq, tenant = heap[0]
             queue = queues[tenant]
-            yield queue.pop()
+            while queue:
+                job = queue.pop()
+                yield job
+                # Only what somebody got moves tenants in the order; most jobs of a backlog get nothing.
+                if self._charged or (queue and (share, queue[-1].queue_seq, tenant) > min(heap[1:3], default=_LAST)):
+                    self._charged = False
+                    break
             if queue:
-                heapq.heappush(heap, (self._shares.get(tenant, 0.0), queue[-1].queue_seq, tenant))
+                heapq.heapreplace(heap, (shares.get(tenant, 0.0), queue[-1].queue_seq, tenant))
+            else:
+                heapq.heappop(heap)
 
     def _starved(self) -> list[Waiting]:
         """Who goes before all others: the oldest, and nobody passes one for whom the part is used up."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -32,11 +33,11 @@ class Offer:
 
 
 class Seats:
-    """Finds seats. An ask that found none is remembered, for room only shrinks while a plan is made."""
+    """Finds seats. A host without room for an ask is not asked again, for room only shrinks while a plan is made."""
 
     def __init__(self, hosts: Hosts, now: float) -> None:
         self._hosts, self._now = hosts, now
-        self._no_spare: set[tuple[Ask, str]] = set()
+        self._walks: dict[tuple[Ask, str], deque[Host]] = {}
         self._no_hole: dict[tuple[Ask, str], float] = {}
         self._most: dict[tuple[Ask, str, int | None], tuple[int, float]] = {}
 
@@ -51,18 +52,18 @@ class Seats:
         return Offer("backfill", (hole,), 1) if hole else Offer("none")
 
     def _spare(self, job: Waiting, ask: Ask) -> Host | None:
-        """The tightest host that has room for one beside all reservations; hosts to avoid come last."""
-        if (ask, job.runner) in self._no_spare:
-            return None
-        last = None
-        for host in self._hosts.tightest_first(ask.gpus):
-            if job.runner in host.view.runners and host.spare_for(ask):
-                if host.view.id not in job.avoid:
-                    return host
-                last = last or host
-        if last is None:
-            self._no_spare.add((ask, job.runner))
-        return last
+        """A tight host that has room for one beside all reservations; hosts to avoid come last."""
+        walk = self._walks.get((ask, job.runner))
+        if walk is None:
+            # Tightest first, looked up once: each is used until it is full, so that it gets tighter still.
+            hosts = [host for host in self._hosts.tightest_first(ask.gpus) if job.runner in host.view.runners]
+            walk = self._walks[ask, job.runner] = deque(hosts)
+        while walk and not walk[0].spare_for(ask):
+            walk.popleft()
+        if not job.avoid or not walk or walk[0].view.id not in job.avoid:
+            return walk[0] if walk else None
+        fresh = (host for host in walk if host.view.id not in job.avoid and host.spare_for(ask))
+        return next(fresh, walk[0])
 
     def _hole(self, job: Waiting, ask: Ask) -> tuple[Host, Seat] | None:
         """A seat in what is held for others, for a job that is gone before they need it."""
