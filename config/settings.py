@@ -142,6 +142,10 @@ def _unix_socket(text: str) -> str:
     return text
 
 
+_OF_JOBS = frozenset({"CFAB_CONFIG", "CFAB_ARRAY_ID", "CFAB_ARRAY_INDEX", "CFAB_ARRAY_COUNT"})
+"""Variables that jobs have: a program that reads settings may be run by one."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """All settings with their defaults; `load_settings` fills them from the environment."""
@@ -259,6 +263,10 @@ class Settings:
     )
     default_memory_mib: int = _setting(64, _positive_int, "MiB reserved for a job that asks for nothing.")
     default_grace_s: float = _setting(10.0, _seconds, "Seconds between SIGTERM and SIGKILL.")
+    array_max: int = _setting(1_000_000, _positive_int, "Jobs that one array may have at most.")
+    array_window: int = _setting(
+        4000, _positive_int, "Jobs of an array that are made ahead of those that run; the others follow as these end."
+    )
     live_keys_per_tenant: int = _setting(1000, _positive_int, "Different pending shapes a tenant may have at a time.")
     retain_days: int = _setting(14, _positive_int, "Days that logs, samples and events are kept.")
     retain_keys_hours: int = _setting(72, _positive_int, "Hours that an idempotency key gives its first answer.")
@@ -371,7 +379,7 @@ def load_settings(environ: Mapping[str, str] | None = None, **overrides: Any) ->
             raise SettingsError(f"{variable}={text!r} cannot be used: {exc}") from exc
     for variable in source:
         plain = variable.removesuffix("_FILE")
-        theirs = plain.startswith(("CFAB_TEST_", "CFAB_JOB_", "CFAB_ATTEMPT")) or variable == "CFAB_CONFIG"
+        theirs = plain.startswith(("CFAB_TEST_", "CFAB_JOB_", "CFAB_ATTEMPT")) or variable in _OF_JOBS
         if variable.startswith("CFAB_") and plain not in known and not theirs:
             near = get_close_matches(plain, known, n=1)
             meant = f"; did you mean {near[0]}?" if near else ";"

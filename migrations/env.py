@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import create_engine
 
-from app.storage.plan_tables import metadata
+from app.storage.schema import metadata
 
 config = context.config
 

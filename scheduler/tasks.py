@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.bells import Ringer
-from app.services import recover
-from app.services.recover import Pass
+from app.services import arrays, dependencies, recover
+from app.services.passes import Pass
 from app.storage.database import Database
 from config.settings import Settings
 
@@ -33,11 +33,14 @@ def make_tasks(db: Database, settings: Settings) -> dict[str, Task]:
             Task("reap", tick, lambda: recover.reap(db, settings)),
             Task("drain", tick, lambda: recover.end_drains(db)),
             Task("promote", tick, lambda: recover.promote(db)),
+            Task("release", tick, lambda: dependencies.release(db, settings)),
+            Task("arrays", tick, lambda: arrays.advance(db, settings)),
             Task("sweep", tick, lambda: recover.sweep(db)),
             Task("stats", 2 * tick, lambda: recover.fold_stats(db)),
             Task("statistics", 2 * tick, lambda: recover.sum_up(db)),
             Task("audit", 60.0, lambda: recover.audit(db)),
             Task("jobs", 5.0, lambda: recover.forget_jobs(db, settings)),
+            Task("forget_arrays", 60.0, lambda: arrays.forget(db, settings)),
             Task("keys", 60.0, lambda: recover.forget_keys(db, settings)),
             Task("retain", 3600.0, lambda: recover.retain(db, settings)),
         )

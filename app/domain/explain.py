@@ -31,6 +31,7 @@ class Code(StrEnum):
     BACKOFF = "backoff"
     NODE_FAULT = "node_fault"
     DEPENDENCY = "dependency"
+    ARRAY = "array"
     HOLD = "hold"
     TENANT_INACTIVE = "tenant_inactive"
     QUOTA_NEVER = "quota_never"

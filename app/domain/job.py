@@ -8,6 +8,7 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
+from app.domain.dependency import After
 from app.domain.gang import GangPlace
 from app.domain.priority import MAX_PRIORITY, PriorityClass
 from app.domain.resources import Resources
@@ -25,7 +26,7 @@ class JobRequest:
     `asked` holds the contract's own words, echoed by that contract alone; `config` reaches the job as a file.
     `priority` is from 0 to MAX_PRIORITY; None is the class's own. Times are seconds. A job of several `members` runs
     as that many processes, each with these resources, all at the same time or none. `preemptible` None: as its tenant's
-    jobs are.
+    jobs are. It starts when all that it is to run `after` have ended so.
     """
 
     type: str
@@ -50,6 +51,7 @@ class JobRequest:
     config: Mapping[str, Any] | None = None
     members: int = 1
     preemptible: bool | None = None
+    after: tuple[After, ...] = ()
 
     def __post_init__(self) -> None:
         if self.priority is not None and not 0 <= self.priority <= MAX_PRIORITY:
@@ -60,13 +62,14 @@ class JobRequest:
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job that is now durable; `queue_position` is 0 unless it was asked for."""
+    """A job that is now durable; `queue_position` is 0 unless it was asked for; `reason` is why it is pending."""
 
     id: UUID
     type: str
     priority_class: PriorityClass
     created_at: datetime
     queue_position: int = 0
+    reason: str = "new"
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,8 @@ class Reason(StrEnum):
     NEW = "new"
     BACKOFF = "backoff"
     HOLD = "hold"
+    DEPENDENCY = "dependency"
+    ARRAY = "array"
     LOST = "lost"
     PREEMPTED = "preempted"
     DRAINED = "drained"

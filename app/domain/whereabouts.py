@@ -44,8 +44,10 @@ def job_cause(job: JobNow, now: datetime) -> Cause | None:
         return None
     if job.not_before is not None:
         return _backoff(job, job.not_before, now)
-    if job.reason == "dependency":
+    if job.reason == Reason.DEPENDENCY:
         return Cause(Code.DEPENDENCY, job.message or "The job waits for jobs that it depends on.")
+    if job.reason == Reason.ARRAY:
+        return Cause(Code.ARRAY, "The job waits for its turn in its array.")
     told = f": {job.message}" if job.message else ""
     return Cause(Code.HOLD, f"The job is held back until somebody releases it{told}.")
 

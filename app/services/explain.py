@@ -15,6 +15,7 @@ from app.domain.errors import NotFound
 from app.domain.explain import (
     Ask,
     Cause,
+    Code,
     Fit,
     NodeNow,
     TenantNow,
@@ -30,7 +31,9 @@ from app.domain.resources import Free, Resources
 from app.domain.states import JobState, StopCause
 from app.domain.tenant import Quota, Usage
 from app.domain.whereabouts import JobNow, job_cause
+from app.services.arrays import turn_cause
 from app.services.claim import breadth, first_view
+from app.services.dependencies import waiting_cause
 from app.services.queue import Position, position_in
 from app.services.views import JobView, view_of
 from app.storage import claims, events
@@ -98,7 +101,7 @@ def _explain(tx: Tx, settings: Settings, row: Row) -> Explanation:
     told = Explanation(view_of(row), (), ask, tenant, history=history(tx, row))
     own = job_cause(_job_now(row), row.now)
     if own is not None:
-        return replace(told, causes=(own,))
+        return replace(told, causes=(_named(tx, row, own),))
     held = stored.held_before(tx, row.id) if row.attempt else set()
     nodes = [_node(n, held, settings.lease_s) for n in stored.nodes_now(tx, ask.need.gpus > 0, EXTERNAL_S)]
     ahead = stored.jobs_before(tx, key.id, key.low_water, row.queue_seq, COUNTED)
@@ -118,6 +121,13 @@ def _explain(tx: Tx, settings: Settings, row: Row) -> Explanation:
     place = None if at is None else position_in(tx, at)
     shown = order[:NODES_SHOWN]
     return replace(told, causes=causes, nodes=shown, nodes_seen=len(nodes), ahead=ahead, place=place)
+
+
+def _named(tx: Tx, row: Row, own: Cause) -> Cause:
+    """The cause that lies in the job itself, with the jobs that it waits for."""
+    if own.code == Code.DEPENDENCY:
+        return waiting_cause(tx, row.id)
+    return turn_cause(tx, row.array_id) if own.code == Code.ARRAY else own
 
 
 def quota_wait(tx: Tx, job: JobView, shape: Resources) -> JobView:

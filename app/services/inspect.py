@@ -13,6 +13,7 @@ from app.domain.priority import PriorityClass
 from app.domain.states import JobState
 from app.services import tracked
 from app.services.counts import fold_when_many
+from app.services.dependencies import parents_in
 from app.services.explain import quota_wait, shape_of
 from app.services.logs import split_output
 from app.services.views import (
@@ -83,6 +84,7 @@ def detail_in(tx: Tx, row: Row, output_cap: int = 2**20) -> JobDetail:
         job=quota_wait(tx, view_of(row), shape_of(key)),
         spec=spec_view(spec, key),
         attempts=tuple(attempt_view(attempt) for attempt in attempts),
+        depends_on=parents_in(tx, row.id),
         **(vars(out) if out else {}),
     )
 

@@ -7,9 +7,7 @@ agents all call the same functions.
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -20,36 +18,13 @@ from app.domain.states import StopCause
 from app.services import samples, statistics
 from app.services.events import held_alerts
 from app.services.nodes import Orphan
+from app.services.passes import Pass, run_task
 from app.services.report import Finished, end_attempts
 from app.storage import attempts, jobs, keys, leases, nodes, tracked, upkeep
 from app.storage.database import Database, Row, Tx
 from config.settings import Settings
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Pass:
-    """What one pass did, the classes in which jobs became ready, and the nodes that have something to stop."""
-
-    name: str
-    ran: bool = False
-    detail: dict[str, Any] = field(default_factory=dict)
-    ready: frozenset[PriorityClass] = frozenset()
-    wake: frozenset[str] = frozenset()
-
-
-def _task(db: Database, name: str, work: Callable[[Tx, Pass], None]) -> Pass:
-    """Runs `work` in one transaction under the task's lock; does nothing when another runs it just now."""
-    done = Pass(name)
-    began = time.monotonic()
-    with db.transaction(name) as tx:
-        if not upkeep.try_task_lock(tx, name):
-            return done
-        work(tx, done)
-        done.ran = True
-        upkeep.note_run(tx, name, time.monotonic() - began, done.detail)
-    return done
 
 
 def reap(db: Database, settings: Settings, batch: int = 200) -> Pass:
@@ -76,7 +51,7 @@ def reap(db: Database, settings: Settings, batch: int = 200) -> Pass:
         done.ready = _expire(tx, lost, done)
 
     try:
-        done = _task(db, "reap", work)
+        done = run_task(db, "reap", work)
         samples.keep_peaks(db, lost)
         return done
     except Unavailable:
@@ -163,7 +138,7 @@ def end_drains(db: Database, limit: int = 1000) -> Pass:
     def work(tx: Tx, done: Pass) -> None:
         done.wake = frozenset(nodes.stop_overdue(tx, None, int(StopCause.DRAIN), limit))
 
-    return _task(db, "drain", work)
+    return run_task(db, "drain", work)
 
 
 def promote(db: Database, limit: int = 1000) -> Pass:
@@ -179,7 +154,7 @@ def promote(db: Database, limit: int = 1000) -> Pass:
         done.detail["promoted"] = len(due)
         done.ready = frozenset(PriorityClass(row[3]) for row in due)
 
-    return _task(db, "promote", work)
+    return run_task(db, "promote", work)
 
 
 def sweep(db: Database, limit: int = 500) -> Pass:
@@ -192,7 +167,7 @@ def sweep(db: Database, limit: int = 500) -> Pass:
         done.detail |= {"ended": ended, "after": ids[-1] if len(ids) == limit else 0}
         done.ready = frozenset(PriorityClass(c) for c in jobs.ready_by_class(tx))
 
-    return _task(db, "sweep", work)
+    return run_task(db, "sweep", work)
 
 
 def fold_stats(db: Database, limit: int = 50_000) -> Pass:
@@ -202,7 +177,7 @@ def fold_stats(db: Database, limit: int = 50_000) -> Pass:
         done.detail["folded"] = jobs.fold_counts(tx, limit)
         done.detail["observed"] = tracked.fold(tx, limit)
 
-    return _task(db, "stats", work)
+    return run_task(db, "stats", work)
 
 
 def sum_up(db: Database) -> Pass:
@@ -211,7 +186,7 @@ def sum_up(db: Database) -> Pass:
     def work(tx: Tx, done: Pass) -> None:
         done.detail |= statistics.add_events(tx, upkeep.last_detail(tx, "statistics"))
 
-    return _task(db, "statistics", work)
+    return run_task(db, "statistics", work)
 
 
 def check_usage(db: Database) -> list[dict[str, Any]]:
@@ -229,7 +204,7 @@ def audit(db: Database) -> Pass:
             for row in nodes.usage_drift(tx)
         ] + held_alerts(tx)
 
-    return _task(db, "audit", work)
+    return run_task(db, "audit", work)
 
 
 def retain(db: Database, settings: Settings, ahead: int = 14) -> Pass:
@@ -243,7 +218,7 @@ def retain(db: Database, settings: Settings, ahead: int = 14) -> Pass:
         if upkeep.try_task_lock(tx, "stats"):
             done.detail["counts"] = jobs.drop_empty_counts(tx)
 
-    return _task(db, "retain", work)
+    return run_task(db, "retain", work)
 
 
 def forget_jobs(db: Database, settings: Settings, limit: int = 5000) -> Pass:
@@ -259,7 +234,7 @@ def forget_jobs(db: Database, settings: Settings, limit: int = 5000) -> Pass:
             step = upkeep.drop_old_jobs(tx, table, settings.retain_jobs_days, limit, before.get(f"after_{table}"))
             done.detail |= {table: step.gone, f"after_{table}": None if step.seen < limit else str(step.last)}
 
-    return _task(db, "jobs", work)
+    return run_task(db, "jobs", work)
 
 
 def forget_keys(db: Database, settings: Settings, limit: int = 200_000) -> Pass:
@@ -268,7 +243,7 @@ def forget_keys(db: Database, settings: Settings, limit: int = 200_000) -> Pass:
     def work(tx: Tx, done: Pass) -> None:
         done.detail["forgotten"] = upkeep.drop_old_keys(tx, settings.retain_keys_hours, limit)
 
-    return _task(db, "keys", work)
+    return run_task(db, "keys", work)
 
 
 def seconds_since(db: Database, name: str) -> float | None:

@@ -9,11 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
+from app.domain.array import ArrayAsked
 from app.domain.errors import NotFound, QuotaExceeded, Refused
 from app.domain.identity import uuid7
 from app.domain.job import JobRequest, Submitted
 from app.domain.resources import MIB, Resources
+from app.domain.states import Reason
 from app.domain.tenant import Quota, Tenant, amount, effective, excess, reserved
+from app.services.arrays import ArrayView, make_array
+from app.services.dependencies import hold_parents
 from app.services.idempotency import IdempotencyKey as IdempotencyKey
 from app.services.idempotency import keep, replayed
 from app.services.queue import position_in
@@ -42,6 +46,14 @@ class Submission:
     replay: tuple[int, Any] | None = None
 
 
+@dataclass(frozen=True)
+class ArraySubmission:
+    """What the submit of an array led to: a new array, or (`replay`) what the same request got before."""
+
+    array: ArrayView | None
+    replay: tuple[int, Any] | None = None
+
+
 def submit(
     db: Database,
     settings: Settings,
@@ -65,7 +77,11 @@ def submit(
             replay = replayed(tx, idempotency)
             if replay is not None:
                 return Submission([], replay)
-        jobs = _insert(tx, settings, tenant_id, requests)
+        held = hold_parents(tx, tenant_id, requests)
+        waiting = frozenset(i for i, one in enumerate(requests) if held is not None and held.waits(one.after))
+        jobs = _insert(tx, settings, tenant_id, requests, waiting)
+        if held is not None:
+            held.link(tx, {job.id: one.after for job, one in zip(jobs, requests, strict=True)})
         if places:
             jobs = [replace(job, queue_position=_place(tx, job.id)) for job in jobs]
         if idempotency is not None and render is not None:
@@ -73,16 +89,51 @@ def submit(
     return Submission(jobs)
 
 
+def submit_array(
+    db: Database,
+    settings: Settings,
+    tenant_id: UUID,
+    request: JobRequest,
+    asked: ArrayAsked,
+    idempotency: IdempotencyKey | None = None,
+    render: Callable[[ArrayView], tuple[int, Any]] | None = None,
+) -> ArraySubmission:
+    """Accepts an array whole, and makes its first indices pending jobs, in one transaction.
+
+    Promises and errors are those of `submit`; besides, raises Invalid for more indices than may be.
+    """
+    with db.transaction("submit") as tx:
+        if idempotency is not None:
+            replay = replayed(tx, idempotency)
+            if replay is not None:
+                return ArraySubmission(None, replay)
+        held = hold_parents(tx, tenant_id, [request])
+        tenant = _active(tx, tenant_id)
+        share = _admitted(settings, tenant, [request])[0]
+        shape = _shape(tenant, request, share)
+        row = _row(UUID(int=0), _keys(tx, settings, tenant.id, [shape])[shape], request, share, settings, 0)
+        template = {name: value for name, value in row.items() if name not in {"id", "place"}}
+        waits = held is not None and held.waits(request.after)
+        array = make_array(tx, settings, tenant.id, request, asked, template, waits)
+        if held is not None:
+            held.link(tx, {array.id: request.after}, are_arrays=True)
+        if idempotency is not None and render is not None:
+            keep(tx, idempotency, *render(array))
+    return ArraySubmission(array)
+
+
 def _place(tx: Tx, job_id: UUID) -> int:
     row = stored_queue.place(tx, job_id)
     return 0 if row is None else position_in(tx, row).position
 
 
-def _insert(tx: Tx, settings: Settings, tenant_id: UUID, requests: Sequence[JobRequest]) -> list[Submitted]:
+def _insert(
+    tx: Tx, settings: Settings, tenant_id: UUID, requests: Sequence[JobRequest], waiting: frozenset[int]
+) -> list[Submitted]:
     known = _known.get(tenant_id)
     if known is not None:
         try:
-            jobs = _insert_as(tx, settings, known, requests, sure=False)
+            jobs = _insert_as(tx, settings, known, requests, waiting, sure=False)
         except Refused:
             jobs = None  # Perhaps for what was true once only.
         if jobs is not None:
@@ -91,15 +142,23 @@ def _insert(tx: Tx, settings: Settings, tenant_id: UUID, requests: Sequence[JobR
     if len(_known) >= MOST_KNOWN:
         _known.clear()
     _known[tenant_id] = tenant
-    jobs = _insert_as(tx, settings, tenant, requests, sure=True)
+    jobs = _insert_as(tx, settings, tenant, requests, waiting, sure=True)
     assert jobs is not None
     return jobs
 
 
 def _insert_as(
-    tx: Tx, settings: Settings, tenant: Tenant, requests: Sequence[JobRequest], sure: bool
+    tx: Tx,
+    settings: Settings,
+    tenant: Tenant,
+    requests: Sequence[JobRequest],
+    waiting: frozenset[int],
+    sure: bool,
 ) -> list[Submitted] | None:
-    """Inserts the jobs on the terms of `tenant`; None, and no job, when these are not `sure` and no longer true."""
+    """Inserts the jobs on the terms of `tenant`; None, and no job, when these are not `sure` and no longer true.
+
+    Those at the places `waiting` wait for other jobs.
+    """
     shares = _admitted(settings, tenant, requests)
     shapes = [_shape(tenant, request, share) for request, share in zip(requests, shares, strict=True)]
     key_ids = _keys(tx, settings, tenant.id, sorted(set(shapes)))
@@ -108,13 +167,21 @@ def _insert_as(
         _row(uuid7(now_ms, place, secrets.randbits(62)), key_ids[shape], request, share, settings, place)
         for place, (request, shape, share) in enumerate(zip(requests, shapes, shares, strict=True))
     ]
+    for place in waiting:
+        rows[place]["waits"] = 1
     quota = {f"quota_{name}": limit for name, limit in vars(tenant.quota).items()}
     terms = None if sure else {"tier": tenant.tier.value, **quota}
     made = {row.id: row.created_at for row in stored_jobs.insert_jobs(tx, tenant.id, rows, terms)}
     if rows and not made:
         return None
     return [
-        Submitted(UUID(row["id"]), request.type, request.priority_class, made[UUID(row["id"])])
+        Submitted(
+            UUID(row["id"]),
+            request.type,
+            request.priority_class,
+            made[UUID(row["id"])],
+            reason=Reason.DEPENDENCY if "waits" in row else Reason.NEW,
+        )
         for row, request in zip(rows, requests, strict=True)
     ]
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from app.domain.dependency import Terms
 from app.domain.phase import Phase, phase_of
 from app.domain.priority import PriorityClass
 from app.domain.resources import Resources
@@ -41,6 +42,8 @@ class JobView:
     not_before: datetime | None
     external_id: str | None = None
     priority: int = 500
+    array_id: UUID | None = None
+    array_index: int | None = None
 
     @property
     def phase(self) -> Phase:
@@ -104,6 +107,21 @@ class AttemptView:
 
 
 @dataclass(frozen=True)
+class ParentView:
+    """What a job depends on: on which end it may start, whether that was settled, and the parent's state now.
+
+    `settled`: None while the parent goes on, True when the job may start, False when it never can. `state` is a word;
+    None when the parent is forgotten.
+    """
+
+    id: UUID
+    is_array: bool
+    terms: Terms
+    settled: bool | None
+    state: str | None
+
+
+@dataclass(frozen=True)
 class JobDetail:
     """A job with what was asked, its attempts, and the beginning of the last attempt's output."""
 
@@ -114,6 +132,7 @@ class JobDetail:
     stderr: bytes = b""
     stdout_truncated: bool = False
     stderr_truncated: bool = False
+    depends_on: Sequence[ParentView] = ()
 
 
 @dataclass(frozen=True)
@@ -175,6 +194,8 @@ def view_of(row: Row | None) -> JobView:
         exit_code=row.exit_code,
         signal=row.signal,
         not_before=row.not_before,
+        array_id=row.array_id,
+        array_index=row.array_index,
     )
 
 

@@ -11,25 +11,25 @@ from uuid import UUID
 from app.domain.phase import STATE_OF
 from app.storage.database import Row, Tx
 
-_SPEC = """runner text, binary_url text, binary_sha256 text, image text, script text, command jsonb, arguments jsonb,
+SPEC = """runner text, binary_url text, binary_sha256 text, image text, script text, command jsonb, arguments jsonb,
     environment jsonb, hard_limits boolean, cpus_milli bigint, memory_bytes bigint, time_limit_s float8, grace_s float8,
     max_retries int, backoff_s float8, backoff_multiplier float8, asked jsonb, config jsonb, members smallint,
     preemptible boolean"""
-_SPEC_NAMES = ", ".join(column.split()[0] for column in _SPEC.split(","))
-_JOB_NAMES = "id, tenant_id, key_id, class, priority, contract, type"
+SPEC_NAMES = ", ".join(column.split()[0] for column in SPEC.split(","))
+JOB_NAMES = "id, tenant_id, key_id, class, priority, contract, type"
 _NO_TERMS = dict.fromkeys(
     ("tier", "quota_jobs", "quota_cpus_milli", "quota_memory_bytes", "quota_gpus", "quota_gpu_memory_bytes")
 )
 
 VIEW = """j.id, j.tenant_id, j.type, j.state, j.ready, j.reason, j.message, j.stop_cause, j.stop_by,
     j.stop_reason, j.contract, j.class, j.priority, j.node_id, j.attempt, j.created_at, j.started_at, j.finished_at,
-    j.exit_code, j.signal, j.not_before"""
+    j.exit_code, j.signal, j.not_before, j.array_id, j.array_index"""
 
 
 def insert_jobs(
     tx: Tx, tenant_id: UUID, jobs: Sequence[Mapping[str, Any]], terms: Mapping[str, Any] | None = None
 ) -> list[Row]:
-    """Inserts jobs and their specs in one statement; rows (id, created_at).
+    """Inserts jobs and their specs in one statement; rows (id, created_at). A job with `waits` 1 is not ready.
 
     With `terms` (the tenant's `tier` and `quota_…` columns) only if the tenant is active and has exactly these; else
     nothing is inserted, and there are no rows.
@@ -38,7 +38,7 @@ def insert_jobs(
         tx.rows(
             f"""WITH asked AS MATERIALIZED (
                 SELECT * FROM jsonb_to_recordset(%(jobs)s::jsonb) AS r (id uuid, key_id bigint, class smallint,
-                    priority int, contract text, type text, {_SPEC}, place int)
+                    priority int, contract text, type text, {SPEC}, place int, waits smallint)
                 WHERE %(tier)s::text IS NULL OR EXISTS (
                     SELECT 1 FROM tenant t WHERE t.id = %(tenant)s AND t.active AND t.tier = %(tier)s
                         AND (t.quota_jobs, t.quota_cpus_milli, t.quota_memory_bytes, t.quota_gpus,
@@ -47,11 +47,13 @@ def insert_jobs(
                             %(quota_gpu_memory_bytes)s::bigint))
                 ORDER BY place
             ), made AS (
-                INSERT INTO job ({_JOB_NAMES}, reason)
-                SELECT id, %(tenant)s, key_id, class, priority, contract, type, 'new' FROM asked ORDER BY place
+                INSERT INTO job ({JOB_NAMES}, waits, ready, reason)
+                SELECT id, %(tenant)s, key_id, class, priority, contract, type, COALESCE(waits, 0), waits IS NULL,
+                    CASE WHEN waits IS NULL THEN 'new' ELSE 'dependency' END
+                FROM asked ORDER BY place
                 RETURNING id, created_at
             ), told AS (
-                INSERT INTO job_spec (job_id, {_SPEC_NAMES}) SELECT id, {_SPEC_NAMES} FROM asked
+                INSERT INTO job_spec (job_id, {SPEC_NAMES}) SELECT id, {SPEC_NAMES} FROM asked
             ) SELECT id, created_at FROM made""",
             {**_NO_TERMS, **(terms or {}), "jobs": json.dumps(jobs), "tenant": tenant_id},
         )

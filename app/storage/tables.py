@@ -211,9 +211,7 @@ job = Table(
         "array_index",
         postgresql_where=text("((array_id IS NOT NULL) AND (replaced_by IS NULL))"),
     ),
-    Index(
-        "ix_job_array_turn", "array_id", "array_index", postgresql_where=text("((state = 0) AND (waits = 2))")
-    ),
+    Index("ix_job_array_turn", "array_id", "array_index", postgresql_where=text("((state = 0) AND (waits = 2))")),
     Index("ix_job_claim", "key_id", "queue_seq", postgresql_where=text("((state = 0) AND ready)")),
     Index(
         "ix_job_due",

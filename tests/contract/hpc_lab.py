@@ -13,7 +13,7 @@ from flask import Flask
 
 from app.api.factory import create_app
 from app.storage.database import Database
-from app.storage.plan_tables import metadata
+from app.storage.schema import metadata
 from config.settings import Settings
 from tests.contract.conftest import Bells, Caller
 from tests.contract.hpc_document import CREATE_EXAMPLE

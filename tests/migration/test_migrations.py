@@ -20,7 +20,7 @@ from app.services.report import Answer, Finished, finish
 from app.services.submit import submit
 from app.storage.database import Database
 from app.storage.migrate import SchemaTooNew, downgrade, upgrade
-from app.storage.plan_tables import metadata
+from app.storage.schema import metadata
 from config.settings import Settings
 from tests.servers import TestServers
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import psycopg2
 import pytest
 
-from app.storage.plan_tables import metadata
+from app.storage.schema import metadata
 from tests.factories import Fabric, Node, make_fabric
 from tests.servers import TestServers
 

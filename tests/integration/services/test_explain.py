@@ -108,12 +108,11 @@ def test_a_backoff_says_until_when_and_for_which_failure(fabric: Fabric, node: N
     assert "fault of its node: disk full." in message(fabric, other)
 
 
-def test_a_hold_and_a_dependency_are_told_by_their_reason(fabric: Fabric, node: Node) -> None:
+def test_a_hold_is_told_by_its_reason(fabric: Fabric, node: Node) -> None:
     job_id = fabric.submit_one()
-    for reason, expected in (("hold", Code.HOLD), ("dependency", Code.DEPENDENCY)):
-        fabric.sql("UPDATE job SET ready = false, reason = %s, message = 'budget' WHERE id = %s", reason, job_id)
-        assert code(fabric, job_id) == expected
-        assert "budget" in message(fabric, job_id)
+    fabric.sql("UPDATE job SET ready = false, reason = 'hold', message = 'budget' WHERE id = %s", job_id)
+    assert code(fabric, job_id) == Code.HOLD
+    assert "budget" in message(fabric, job_id)
 
 
 def test_the_history_tells_every_change_in_order(fabric: Fabric, node: Node) -> None:
