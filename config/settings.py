@@ -105,6 +105,13 @@ def _port(text: str) -> int:
     return value
 
 
+def _ports(text: str) -> str:
+    first, _, last = text.partition("-")
+    if not 1024 <= _port(first) <= _port(last or first):
+        raise ValueError("use two ports from 1024 to 65535, such as 29500-29999")
+    return f"{int(first)}-{int(last or first)}"
+
+
 def _seconds(text: str) -> float:
     try:
         value = float(text)
@@ -290,6 +297,17 @@ class Settings:
     gpu_stranger_mib: int = _setting(
         1024, _count, "MiB of an idle GPU's memory that somebody else may use before it is taken out; 0: any."
     )
+    node_address: str = _setting(
+        "", str, "Address at which other hosts reach this node; empty: that by which it reaches the database."
+    )
+    gang_ports: str = _setting(
+        "29500-29999", _ports, "Ports at which the members of a gang meet, on the node of its member 0."
+    )
+    container_gangs: str = _setting(
+        "off",
+        _one_of("off", "host"),
+        "Whether this node takes members of gangs in containers: host gives them, and them alone, its own network.",
+    )
     cluster: str = _setting("default", str, "Cluster that a node belongs to.")
     node_labels: str = _setting("", str, "Labels of a node, such as zone=a,disk=nvme.")
     sandbox: str = _setting("preferred", _one_of("required", "preferred", "off"), "Whether jobs run under bubblewrap.")
@@ -344,6 +362,12 @@ class Settings:
     def node(self) -> str:
         """Name of this node: as set, or the host's."""
         return self.node_name or socket.gethostname()
+
+    @property
+    def gang_port_range(self) -> range:
+        """The ports at which gangs meet."""
+        first, last = self.gang_ports.split("-")
+        return range(int(first), int(last) + 1)
 
     @property
     def data(self) -> Path:

@@ -240,13 +240,18 @@ HIDDEN_JOBS = """SELECT j.id, j.queue_seq, k.live, k.low_water FROM job j JOIN s
 WHERE j.state = 0 AND j.ready AND NOT (k.live AND j.queue_seq >= k.low_water)"""
 
 DANGLING = """SELECT 'allocation without current attempt' AS fault, l.attempt_id FROM allocation l
-    LEFT JOIN job j ON j.attempt_id = l.attempt_id WHERE j.id IS NULL
-UNION ALL SELECT 'active job without allocation', j.attempt_id FROM job j
-    LEFT JOIN allocation l ON l.attempt_id = j.attempt_id WHERE j.state IN (1, 2, 3) AND l.attempt_id IS NULL
+    JOIN attempt a ON a.id = l.attempt_id LEFT JOIN job j ON j.attempt_id = COALESCE(a.leader_id, a.id)
+    WHERE j.id IS NULL OR a.outcome IS NOT NULL
+UNION ALL SELECT 'active job without allocation', j.attempt_id FROM job j WHERE j.state IN (1, 2, 3) AND NOT EXISTS (
+    SELECT 1 FROM allocation l JOIN attempt a ON a.id = l.attempt_id WHERE COALESCE(a.leader_id, a.id) = j.attempt_id)
 UNION ALL SELECT 'allocation without lease', l.attempt_id FROM allocation l
     LEFT JOIN lease s ON s.attempt_id = l.attempt_id WHERE s.attempt_id IS NULL
 UNION ALL SELECT 'attempt open, job elsewhere', a.id FROM attempt a
-    JOIN job j ON j.id = a.job_id WHERE a.outcome IS NULL AND j.attempt_id IS DISTINCT FROM a.id
+    JOIN job j ON j.id = a.job_id WHERE a.outcome IS NULL AND j.attempt_id IS DISTINCT FROM COALESCE(a.leader_id, a.id)
+UNION ALL SELECT 'attempt open without allocation', a.id FROM attempt a
+    LEFT JOIN allocation l ON l.attempt_id = a.id WHERE a.outcome IS NULL AND l.attempt_id IS NULL
+UNION ALL SELECT 'gang not whole', a.leader_id FROM attempt a JOIN job_spec s ON s.job_id = a.job_id
+    WHERE a.leader_id IS NOT NULL GROUP BY a.leader_id, s.members HAVING count(*) <> s.members
 UNION ALL SELECT 'gpus promised but not held', l.attempt_id FROM allocation l
     WHERE l.gpus <> (SELECT count(*) FROM gpu_hold h WHERE h.attempt_id = l.attempt_id)"""
 

@@ -24,7 +24,7 @@ from config.logs import set_up_logging
 from config.settings import Settings, SettingsError
 from workers.agent.agent import Agent
 from workers.agent.capacity import host_identity
-from workers.agent.starter import Confinement
+from workers.agent.confinement import Confinement
 from workers.agent.step import install
 from workers.artifacts import ArtifactCache, CacheUnusable, FetchPolicy
 from workers.runners.base import RunnerError

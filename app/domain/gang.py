@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from uuid import UUID
 
 from app.domain.policy import NODE_FAULT_DELAY, POISON_NODES, Ending, Verdict, failed_verdict, judge
@@ -125,9 +126,11 @@ def member_outcome(ending: Ending, cause: StopCause | None, broken: bool) -> Out
     return own
 
 
-def gravest(outcomes: Mapping[int, Outcome]) -> int:
-    """The member whose end is the gang's: the gravest, and of several the first."""
-    return min(outcomes, key=lambda member: (GRAVITY.index(outcomes[member]), member))
+def gravest(outcomes: Mapping[int, Outcome], ended_at: Mapping[int, datetime] | None = None) -> int:
+    """The member whose end is the gang's: the gravest, of several the first (by the clocks of their nodes)."""
+    when = ended_at or {}
+    latest = datetime.max.replace(tzinfo=UTC)
+    return min(outcomes, key=lambda member: (GRAVITY.index(outcomes[member]), when.get(member, latest), member))
 
 
 def gang_verdict(

@@ -186,16 +186,18 @@ def effective(tier: Tier, asked_class: PriorityClass, asked_priority: int | None
     return max(asked_class, most_class), priority if most is None else min(priority, most)
 
 
-def charge_of(need: Resources) -> Usage:
-    """What one allocation of `need` adds to its tenant's usage."""
-    return Usage(1, need.cpus_milli, need.memory_bytes, need.gpus, need.gpus * need.gpu_memory_bytes)
+def charge_of(need: Resources, count: int = 1) -> Usage:
+    """What `count` allocations of `need` add to their tenant's usage."""
+    gpu_memory = need.gpus * need.gpu_memory_bytes
+    return Usage(count, count * need.cpus_milli, count * need.memory_bytes, count * need.gpus, count * gpu_memory)
 
 
-def reserved(asked: Resources, quota: Quota) -> Resources:
-    """The share that a job holds: as asked, rounded up, but not beyond a quota that has room for what was asked."""
+def reserved(asked: Resources, quota: Quota, count: int = 1) -> Resources:
+    """The share that each of a job's `count` members holds: as asked, rounded up, but all together not beyond a quota
+    that has room for what was asked."""
 
     def within(ask: int, rounded: int, limit: int | None) -> int:
-        return limit if limit is not None and ask <= limit < rounded else rounded
+        return limit // count if limit is not None and count * ask <= limit < count * rounded else rounded
 
     share = asked.rounded()
     return replace(
@@ -214,12 +216,12 @@ class Excess:
     limit: int
 
 
-def excess(room: Quota | Room, need: Resources) -> list[Excess]:
-    """The limits of `room` that one more allocation of `need` would break; empty when it may start.
+def excess(room: Quota | Room, need: Resources, count: int = 1) -> list[Excess]:
+    """The limits of `room` that `count` more allocations of `need` would break; empty when they may start.
 
     With a Quota: why the job can never start under it. With `room_left`: why it cannot start now.
     """
-    asks, limits = asdict(charge_of(need)), asdict(room)
+    asks, limits = asdict(charge_of(need, count)), asdict(room)
     return [
         Excess(name, ask, limits[name])
         for name, ask in asks.items()

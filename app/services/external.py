@@ -13,8 +13,9 @@ from app.domain.priority import PriorityClass
 from app.domain.states import JobState
 from app.services import logs
 from app.services.claim import Claimer, claim_in
+from app.services.endings import storable
 from app.services.inspect import detail_in
-from app.services.report import Chunk, Finished, finish_in, storable
+from app.services.report import Chunk, Finished, finish_in
 from app.services.views import JobDetail, JobView, view_of
 from app.storage import jobs, leases, nodes
 from app.storage.database import Database, Row, Tx

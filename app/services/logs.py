@@ -63,15 +63,18 @@ def read_log(
     attempt: int | None = None,
     after: int = 0,
     chunks: int = CHUNKS_AT_A_TIME,
+    member: int = 0,
 ) -> LogSlice:
     """Output of an attempt (default: the latest) from byte position `after` on; only what is contiguous from there.
+
+    Of a gang's attempt it is one member's.
 
     An ended attempt's log says where something is missing: beyond the cap on output, or lost with its node. Raises
     NotFound for another tenant's job and for an attempt that does not exist. A job that has not been tried has an
     empty, open log.
     """
     with db.transaction("read") as tx:
-        row = _attempt(tx, tenant_id, job_id, attempt)
+        row = _attempt(tx, tenant_id, job_id, attempt, member)
         if row.id is None:
             return LogSlice((), 0, 0, row.state > 3)
         frames, position, complete = _frames(tx, row, after, chunks)
@@ -86,20 +89,25 @@ def read_log(
     return LogSlice(frames, position, row.number, ended, row.truncated_bytes, row.log_gap, more=not complete)
 
 
-def read_before(db: Database, tenant_id: UUID, job_id: UUID, attempt: int, before: int) -> Sequence[Frame]:
+def read_before(
+    db: Database, tenant_id: UUID, job_id: UUID, attempt: int, before: int, member: int = 0
+) -> Sequence[Frame]:
     """The frames of the last stored chunk that ends at position `before` or earlier."""
     with db.transaction("read") as tx:
-        row = _attempt(tx, tenant_id, job_id, attempt)
+        row = _attempt(tx, tenant_id, job_id, attempt, member)
         chunk = None if row.id is None else logs.read_chunk_before(tx, row.log_day, row.id, before)
     return () if chunk is None else parse_frames(unpack(chunk.codec, bytes(chunk.data)))
 
 
-def _attempt(tx: Tx, tenant_id: UUID, job_id: UUID, attempt: int | None) -> Row:
-    row = logs.logged_attempt(tx, job_id, attempt)
+def _attempt(tx: Tx, tenant_id: UUID, job_id: UUID, attempt: int | None, member: int) -> Row:
+    row = logs.logged_attempt(tx, job_id, attempt, member)
     if row is None or row.tenant_id != tenant_id:
         raise NotFound("Job not found", job_id=str(job_id))
     if row.id is None and attempt is not None:
-        raise NotFound(f"The job has no attempt {attempt}.", job_id=str(job_id))
+        which = f"attempt {attempt}" if not member else f"member {member} in attempt {attempt}"
+        raise NotFound(f"The job has no {which}.", job_id=str(job_id))
+    if row.id is None and member and not 0 < member < logs.members_of(tx, job_id):
+        raise NotFound(f"The job has no member {member}.", job_id=str(job_id))
     return row
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from app.domain.errors import NotFound, Refused, StaleIncarnation
+from app.domain.gang import GangPlace
 from app.domain.resources import Gpu
 from app.domain.states import StopCause
 from app.storage import attempts, leases, logs
@@ -204,6 +205,8 @@ class AttemptInfo:
     claimed_at: datetime
     stored: int
     gpu_uuids: Sequence[str] = ()
+    gang: GangPlace | None = None
+    port: int | None = None
 
 
 def describe_attempts(db: Database, attempt_ids: Sequence[UUID]) -> dict[UUID, AttemptInfo]:
@@ -212,7 +215,15 @@ def describe_attempts(db: Database, attempt_ids: Sequence[UUID]) -> dict[UUID, A
         stored_to = logs.chunk_end(tx, attempt_ids)
         return {
             row.id: AttemptInfo(
-                row.type, row.tenant_id, row.runner, row.log_day, row.claimed_at, stored_to[row.id], row.gpu_uuids
+                type=row.type,
+                tenant_id=row.tenant_id,
+                runner=row.runner,
+                log_day=row.log_day,
+                claimed_at=row.claimed_at,
+                stored=stored_to[row.id],
+                gpu_uuids=row.gpu_uuids,
+                gang=None if row.leader_id is None else GangPlace(row.members, row.member, row.leader_id),
+                port=row.port,
             )
             for row in attempts.describe(tx, attempt_ids)
         }

@@ -16,10 +16,12 @@ from app.domain.policy import Ending, brake, judge
 from app.domain.priority import PriorityClass
 from app.domain.states import StopCause
 from app.services import samples, statistics
+from app.services.endings import Ended, end_attempts
 from app.services.events import held_alerts
+from app.services.gangs import Roll
 from app.services.nodes import Orphan
 from app.services.passes import Pass, run_task
-from app.services.report import Finished, end_attempts
+from app.services.report import Finished
 from app.storage import attempts, jobs, keys, leases, nodes, tracked, upkeep
 from app.storage.database import Database, Row, Tx
 from config.settings import Settings
@@ -74,6 +76,7 @@ def _reap_one_by_one(db: Database, settings: Settings, batch: int) -> Pass:
         try:
             with db.transaction("reap") as tx:
                 done.ready |= _expire(tx, [attempt_id], one)
+            done.wake |= one.wake
             done.detail["reaped"] += one.detail["reaped"]
         except Unavailable:
             raise
@@ -94,7 +97,8 @@ def _brake_is_over(tx: Tx, settings: Settings, done: Pass) -> bool:
 
 def _expire(tx: Tx, attempt_ids: Sequence[UUID], done: Pass) -> frozenset[PriorityClass]:
     rows = attempts.lock_for_ending(tx, attempt_ids, skip_locked=True)
-    over = leases.lock_expired(tx, [row.attempt_id for row in rows if row.current == row.attempt_id])
+    roll = Roll.call(tx, rows)
+    over = leases.lock_expired(tx, [row.attempt_id for row in rows if roll.has(row)])
     mass = "mass_since" in done.detail
     verdicts = []
     for row in rows:
@@ -102,7 +106,9 @@ def _expire(tx: Tx, attempt_ids: Sequence[UUID], done: Pass) -> frozenset[Priori
             continue
         verdicts.append((row, *_lost(row, "its node's lease ran out", count_node=not mass)))
     done.detail["reaped"] = len(verdicts)
-    return end_attempts(tx, verdicts)
+    ended = end_attempts(tx, roll, verdicts)
+    done.wake |= ended.wake
+    return ended.ready
 
 
 def _lost(row: Row, message: str, count_node: bool = True) -> tuple[Finished, Any]:
@@ -115,21 +121,20 @@ def _lost(row: Row, message: str, count_node: bool = True) -> tuple[Finished, An
     return Finished(row.attempt_id, row.token, ending, message=message, log_gap=gap), verdict
 
 
-def hand_back(
-    db: Database, orphans: Sequence[Orphan], message: str, uncharged: bool = True
-) -> frozenset[PriorityClass]:
+def hand_back(db: Database, orphans: Sequence[Orphan], message: str, uncharged: bool = True) -> Ended:
     """Ends attempts that their own node says it does not run, at once instead of after the lease; safe to repeat."""
     with db.transaction("hand_back") as tx:
         rows = attempts.lock_for_ending(tx, sorted(o.attempt_id for o in orphans))
+        roll = Roll.call(tx, rows)
         tokens = {o.attempt_id: o.token for o in orphans}
         verdicts = [
             (row, *_lost(row, message, count_node=not uncharged))
             for row in rows
-            if row.current == row.attempt_id and row.token == tokens[row.attempt_id]
+            if roll.has(row) and row.token == tokens[row.attempt_id]
         ]
-        ready = end_attempts(tx, verdicts)
+        ended = end_attempts(tx, roll, verdicts)
     samples.keep_peaks(db, [row.attempt_id for row, _end, _verdict in verdicts if row.started_at is not None])
-    return ready
+    return ended
 
 
 def end_drains(db: Database, limit: int = 1000) -> Pass:

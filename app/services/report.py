@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -13,11 +13,12 @@ from uuid import UUID
 from app.domain.errors import Unavailable
 from app.domain.policy import Ending, Verdict, judge
 from app.domain.priority import PriorityClass
-from app.domain.states import JobState, StopCause
+from app.domain.states import StopCause
+from app.services.endings import end_attempts
+from app.services.gangs import Roll
 from app.storage import attempts as stored
 from app.storage import logs
 from app.storage.database import Database, Row, Tx
-from app.storage.keys import revive_keys
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +75,13 @@ class Answer(StrEnum):
 
 @dataclass(frozen=True)
 class FinishResult:
-    """The answer for each attempt, its outcome, and the classes in which jobs became ready again."""
+    """The answer for each attempt, its outcome, the classes in which jobs became ready again, and the nodes that have
+    something to stop now."""
 
     answers: dict[UUID, Answer]
     outcomes: dict[UUID, str]
     ready_again: frozenset[PriorityClass]
+    wake: frozenset[str] = frozenset()
 
 
 def report_started(db: Database, starts: Sequence[Started]) -> set[UUID]:
@@ -139,11 +142,13 @@ def _merge(parts: Sequence[FinishResult]) -> FinishResult:
     answers: dict[UUID, Answer] = {}
     outcomes: dict[UUID, str] = {}
     ready: set[PriorityClass] = set()
+    wake: set[str] = set()
     for part in parts:
         answers |= part.answers
         outcomes |= part.outcomes
         ready |= part.ready_again
-    return FinishResult(answers, outcomes, frozenset(ready))
+        wake |= part.wake
+    return FinishResult(answers, outcomes, frozenset(ready), frozenset(wake))
 
 
 def finish_in(tx: Tx, ends: Sequence[Finished], node_id: str | None = None) -> FinishResult:
@@ -151,35 +156,16 @@ def finish_in(tx: Tx, ends: Sequence[Finished], node_id: str | None = None) -> F
     by_id = {end.attempt_id: end for end in ends}
     rows = stored.lock_for_ending(tx, sorted(by_id), node_id=node_id)
     answers: dict[UUID, Answer] = dict.fromkeys(by_id, Answer.STALE)
-    current = [row for row in rows if row.current == row.attempt_id and row.token == by_id[row.attempt_id].token]
+    roll = Roll.call(tx, rows)
+    current = [row for row in rows if roll.has(row) and row.token == by_id[row.attempt_id].token]
     if len(current) < len(by_id):
         answers |= _known(tx, [end for end in ends if end.attempt_id not in {row.attempt_id for row in current}])
     chunks = [vars(chunk) for row in current for chunk in by_id[row.attempt_id].chunks]
     logs.insert_chunks(tx, chunks)
     verdicts = [(row, by_id[row.attempt_id], _judge(row, by_id[row.attempt_id].ending)) for row in current]
-    ready = end_attempts(tx, verdicts)
+    ended = end_attempts(tx, roll, verdicts)
     answers |= {row.attempt_id: Answer.ACCEPTED for row in current}
-    return FinishResult(answers, {row.attempt_id: str(v.outcome) for row, _e, v in verdicts}, ready)
-
-
-def end_attempts(tx: Tx, verdicts: Sequence[tuple[Row, Finished, Verdict]]) -> frozenset[PriorityClass]:
-    """Writes verdicts on locked jobs whose fence was checked; the classes with jobs that may be claimed again."""
-    if not verdicts:
-        return frozenset()
-    again: dict[int, int] = {}
-    for row, _end, verdict in verdicts:
-        if verdict.state == JobState.PENDING:
-            again[row.key_id] = min(again.get(row.key_id, row.queue_seq), row.queue_seq)
-    revive_keys(tx, again)
-    stored.write_endings(tx, [_columns(row, end, verdict) for row, end, verdict in verdicts])
-    images = {row.attempt_id: end.image_digest for row, end, _verdict in verdicts if end.image_digest is not None}
-    if images:
-        stored.write_images(tx, images)
-    return frozenset(
-        PriorityClass(row[9])
-        for row, _end, verdict in verdicts
-        if verdict.state == JobState.PENDING and not verdict.delay
-    )
+    return FinishResult(answers, dict(ended.outcomes), ended.ready, ended.wake)
 
 
 def _known(tx: Tx, ends: Sequence[Finished]) -> dict[UUID, Answer]:
@@ -196,11 +182,6 @@ def _known(tx: Tx, ends: Sequence[Finished]) -> dict[UUID, Answer]:
     }
 
 
-def storable(text: str) -> str:
-    """`text` without what PostgreSQL refuses in a text: NUL and halves of surrogate pairs become U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "\ufffd")
-
-
 def _judge(row: Row, ending: Ending) -> Verdict:
     cause = None if row.stop_cause is None else StopCause(row.stop_cause)
     known = row.node_id in row.lost_nodes
@@ -213,34 +194,3 @@ def _judge(row: Row, ending: Ending) -> Verdict:
         backoff_s=row.backoff_s,
         multiplier=row.backoff_multiplier,
     )
-
-
-def _columns(row: Row, end: Finished, verdict: Verdict) -> Mapping[str, Any]:
-    ending = end.ending
-    pending = verdict.state == JobState.PENDING
-    return {
-        "job_id": row.job_id,
-        "attempt_id": row.attempt_id,
-        "state": int(verdict.state),
-        "ready": pending and not verdict.delay,
-        "reason": str(verdict.reason) if pending else None,
-        "message": storable(end.message),
-        "delay_s": verdict.delay.total_seconds(),
-        "failed": int(verdict.spends_retry),
-        "lost_node": row.node_id if verdict.lost_node else None,
-        "exit_code": ending.exit_code,
-        "signal": ending.signal,
-        "oom": ending.oom,
-        "limit_hit": ending.limit_hit,
-        "outcome": str(verdict.outcome),
-        "stopped_by": row.stop_by,
-        "started_at": end.started_at,
-        "ended_at": end.ended_at,
-        "peak_memory_bytes": end.peak_memory_bytes,
-        "cpu_seconds": end.cpu_seconds,
-        "peak_cpu_cores": end.peak_cpu_cores,
-        "peak_gpu_memory_bytes": end.peak_gpu_memory_bytes,
-        "output_bytes": end.output_bytes,
-        "truncated_bytes": end.truncated_bytes,
-        "log_gap": end.log_gap,
-    }

@@ -8,7 +8,7 @@ from uuid import UUID
 from app.domain.errors import FabricError, NotFound, StateConflict
 from app.domain.states import TERMINAL, JobState, StopCause
 from app.services.views import JobView, view_of
-from app.storage import jobs
+from app.storage import gangs, jobs
 from app.storage.database import Database, Tx
 
 
@@ -83,7 +83,7 @@ def request_stop_in(
             jobs.cancel_pending(tx, [job_id], by, reason)
         return view_of(jobs.job_view(tx, job_id)), []
     jobs.mark_stopping(tx, job_id, int(cause), by, reason)
-    return view_of(jobs.job_view(tx, job_id)), [row.node_id]
+    return view_of(jobs.job_view(tx, job_id)), gangs.nodes_of(tx, row.attempt_id)
 
 
 def _own(tx: Tx, tenant_id: UUID, job_id: UUID) -> None:

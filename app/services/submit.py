@@ -11,6 +11,7 @@ from uuid import UUID
 
 from app.domain.array import ArrayAsked
 from app.domain.errors import NotFound, QuotaExceeded, Refused
+from app.domain.gang import runner_of_key
 from app.domain.identity import uuid7
 from app.domain.job import JobRequest, Submitted
 from app.domain.resources import MIB, Resources
@@ -201,13 +202,14 @@ def _admitted(settings: Settings, tenant: Tenant, requests: Sequence[JobRequest]
     asked = [r.resources or Resources(settings.default_cpus_milli, settings.default_memory_mib * MIB) for r in requests]
     if tenant.quota == Quota():
         return [one.rounded() for one in asked]
-    share_of = {one: reserved(one, tenant.quota) for one in set(asked)}
-    shares = [share_of[one] for one in asked]
-    broken = {one: limits[0].name for one, share in share_of.items() if (limits := excess(tenant.quota, share))}
+    asks = [(one, request.members) for one, request in zip(asked, requests, strict=True)]
+    share_of = {ask: reserved(ask[0], tenant.quota, ask[1]) for ask in set(asks)}
+    shares = [share_of[ask] for ask in asks]
+    broken = {ask: limits[0].name for ask, share in share_of.items() if (limits := excess(tenant.quota, share, ask[1]))}
     over = [
-        {"index": place, "field": broken[one], "message": _over(tenant, one, broken[one])}
-        for place, one in enumerate(asked)
-        if one in broken
+        {"index": place, "field": broken[ask], "message": _over(tenant, *ask, broken[ask])}
+        for place, ask in enumerate(asks)
+        if ask in broken
     ]
     if not over:
         return shares
@@ -222,9 +224,10 @@ def _admitted(settings: Settings, tenant: Tenant, requests: Sequence[JobRequest]
     )
 
 
-def _over(tenant: Tenant, asked: Resources, name: str) -> str:
-    broken = next(one for one in excess(tenant.quota, asked) if one.name == name)
-    return f"asks for {amount(name, broken.need)}; the quota of tenant {tenant.name} is {amount(name, broken.limit)}"
+def _over(tenant: Tenant, asked: Resources, members: int, name: str) -> str:
+    broken = next(one for one in excess(tenant.quota, asked, members) if one.name == name)
+    need = amount(name, broken.need) + (f" for its {members} members" if members > 1 else "")
+    return f"asks for {need}; the quota of tenant {tenant.name} is {amount(name, broken.limit)}"
 
 
 def _keys(tx: Tx, settings: Settings, tenant_id: UUID, shapes: list[Shape]) -> dict[Shape, int]:
@@ -244,9 +247,10 @@ def _shape(tenant: Tenant, request: JobRequest, share: Resources) -> Shape:
     alone = request.members == 1 and share.gpus == 0
     external = request.runner == "process" and request.binary_url is not None and alone
     priority_class, priority = effective(tenant.tier, request.priority_class, request.priority)
+    runner = runner_of_key(request.runner, request.members)
     return (
-        int(priority_class), priority, request.runner, external, share.cpus_milli, share.memory_bytes,
-        share.gpus, share.gpu_memory_bytes, share.gpu_model, request.members,
+        int(priority_class), priority, runner, external, share.cpus_milli, share.memory_bytes, share.gpus,
+        share.gpu_memory_bytes, share.gpu_model, request.members,
     )  # fmt: skip
 
 

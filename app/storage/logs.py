@@ -33,15 +33,24 @@ def chunk_end(tx: Tx, attempt_ids: Sequence[UUID]) -> dict[UUID, int]:
     return {row.id: row.stored for row in rows}
 
 
-def logged_attempt(tx: Tx, job_id: UUID, attempt: int | None) -> Row | None:
-    """A job's tenant_id and state with one attempt (None: the latest), whose columns are null where there is none."""
+def logged_attempt(tx: Tx, job_id: UUID, attempt: int | None, member: int = 0) -> Row | None:
+    """A job's tenant_id and state with one attempt (None: the latest), whose columns are null where there is none.
+
+    Of a gang's attempt it is that of the member.
+    """
     return tx.row(
         """SELECT j.tenant_id, j.state, a.id, a.number, a.log_day, a.outcome, a.ended_at, a.output_bytes,
             a.truncated_bytes, a.log_gap
         FROM job j LEFT JOIN attempt a ON a.job_id = j.id AND a.number = COALESCE(%(attempt)s, j.attempt)
+            AND a.member = %(member)s
         WHERE j.id = %(id)s""",
-        {"id": job_id, "attempt": attempt},
+        {"id": job_id, "attempt": attempt, "member": member},
     )
+
+
+def members_of(tx: Tx, job_id: UUID) -> int:
+    """How many members each attempt of the job has."""
+    return int(tx.value("SELECT members FROM job_spec WHERE job_id = %(id)s", {"id": job_id}))
 
 
 def read_chunks(tx: Tx, log_day: Any, attempt_id: UUID, after: int, limit: int) -> Sequence[Row]:

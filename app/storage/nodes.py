@@ -89,20 +89,22 @@ def resume(tx: Tx, node_id: str, silent_s: float) -> bool:
 
 
 def stop_overdue(tx: Tx, node_id: str | None, cause: int, limit: int) -> set[str]:
-    """Flags active jobs whose node (or any) should be empty by now, up to `limit`; the names of those nodes."""
+    """Flags active jobs whose node (or any) should be empty by now, up to `limit`; the nodes that run any of them."""
     rows = tx.rows(
         """WITH late AS MATERIALIZED (
             SELECT j.id, n.drain_by, n.drain_reason FROM node n
-            JOIN allocation l ON l.node_id = n.id JOIN job j ON j.attempt_id = l.attempt_id
+            JOIN allocation l ON l.node_id = n.id JOIN attempt a ON a.id = l.attempt_id
+            JOIN job j ON j.id = a.job_id AND j.attempt_id = COALESCE(a.leader_id, a.id)
             WHERE n.state = 'draining' AND n.drain_deadline <= clock_timestamp()
                 AND (%(node)s::text IS NULL OR n.id = %(node)s) AND j.state IN (1, 2)
             ORDER BY j.id LIMIT %(limit)s FOR NO KEY UPDATE OF j SKIP LOCKED)
         UPDATE job SET state = 3, stop_cause = %(cause)s, stop_by = late.drain_by,
             stop_reason = 'its node is drained' || COALESCE(': ' || NULLIF(late.drain_reason, ''), '')
-        FROM late WHERE job.id = late.id AND job.state IN (1, 2) RETURNING job.node_id""",
+        FROM late WHERE job.id = late.id AND job.state IN (1, 2) RETURNING ARRAY(SELECT l.node_id
+            FROM allocation l JOIN attempt a ON a.id = l.attempt_id WHERE a.job_id = job.id) AS nodes""",
         {"node": node_id, "cause": cause, "limit": limit},
     )
-    return {row.node_id for row in rows}
+    return {node for row in rows for node in row.nodes}
 
 
 def set_labels(tx: Tx, node_id: str, put: Mapping[str, str], remove: Sequence[str]) -> Row | None:

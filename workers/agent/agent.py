@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -27,11 +27,13 @@ from app.storage.database import Database
 from config.settings import Settings
 from workers.agent.capacity import offer
 from workers.agent.claimer import ClaimLoop
+from workers.agent.confinement import Confinement
+from workers.agent.launch import gang_runners
 from workers.agent.registry import Entry, Registry
 from workers.agent.renewer import Renewer
 from workers.agent.reporter import Reporter
 from workers.agent.samples import Sampler
-from workers.agent.starter import Confinement, Starter
+from workers.agent.starter import Starter
 from workers.artifacts import ArtifactCache
 from workers.gpus.source import open_source
 from workers.gpus.watch import GpuWatch
@@ -88,14 +90,15 @@ class Agent:
             open_source(settings), settings.gpus, lambda: self.registry.held_gpus(), lambda: self._renewer.wake(),
             settings.gpu_poll_s, settings.gpu_stranger_mib * MIB,
         )  # fmt: skip
-        self.offer = offer(settings, runners, _version(), host, self._gpus.offered())
+        able = (*runners, *gang_runners(settings, confinement, runners))
+        self.offer = offer(settings, able, _version(), host, self._gpus.offered())
         self.registry = Registry(self.offer.slots)
         self.notices: deque[Notice] = deque(maxlen=20_000)
         self.noticed = threading.Event()
         self._stopping = threading.Event()
         self._starter = Starter(
-            settings, runner, cache, self.registry, confinement,
-            lambda entry, end: self._reporter.tell_ended(entry, end), self._notice, self._stopping,
+            settings, db, runner, cache, self.registry, confinement, self.offer.ip,
+            lambda entry, end: self._reporter.tell_ended(entry, end), self._notice, self._wake_nodes, self._stopping,
         )  # fmt: skip
         who = Who(self.offer.node_id, None, runners, settings.lease_s)
         self._claims = ClaimLoop(
@@ -116,6 +119,7 @@ class Agent:
             self._claims.finish,
             self._claims.worth_waiting_for,
             ringer.hint,
+            self._wake_nodes,
         )
         self._sampler = Sampler(db, runner, self.registry, settings.sample_s, self._gpus.use)
         self._adopted = False
@@ -187,8 +191,9 @@ class Agent:
         self._claims.ring()
 
     def wake(self) -> None:
-        """Something here is to be stopped: renew now, the answer says what."""
+        """Something here is to be stopped, or to start with its gang: ask now, the answers say what."""
         self._renewer.wake()
+        self._starter.gangs.look()
 
     @property
     def full(self) -> bool:
@@ -201,7 +206,10 @@ class Agent:
         if entry is None:
             return False
         try:
-            request_stop(self._db, entry.tenant_id, entry.job_id, by, "terminated by remote control")
+            _job, nodes_to_wake = request_stop(
+                self._db, entry.tenant_id, entry.job_id, by, "terminated by remote control"
+            )
+            self._wake_nodes(nodes_to_wake)
         except StateConflict:
             return False
         except FabricError as exc:
@@ -305,8 +313,14 @@ class Agent:
             self.registry.remove(entry.attempt_id)
 
     def _hand_back(self, orphans: list[nodes.Orphan]) -> None:
-        classes = recover.hand_back(self._db, orphans, "its node never ran it", uncharged=True)
-        self._ringer.ring_all(classes)
+        ended = recover.hand_back(self._db, orphans, "its node never ran it", uncharged=True)
+        self._ringer.ring_all(ended.ready)
+        self._wake_nodes(ended.wake)
+
+    def _wake_nodes(self, names: Iterable[str]) -> None:
+        """Other nodes have something to stop, or to start."""
+        for name in set(names) - {self.offer.node_id}:
+            self._ringer.wake_node(name)
 
     def _stale(self) -> None:
         """A newer agent has this node's name: this one lets go of everything without touching it."""
@@ -315,7 +329,10 @@ class Agent:
 
     def _request_stop(self, entry: Entry, cause: StopCause) -> None:
         try:
-            request_stop(self._db, entry.tenant_id, entry.job_id, "node", "the node is drained", cause)
+            _job, nodes_to_wake = request_stop(
+                self._db, entry.tenant_id, entry.job_id, "node", "the node is drained", cause
+            )
+            self._wake_nodes(nodes_to_wake)
         except FabricError as exc:
             log.warning("job %s could not be stopped: %s", entry.job_id, exc.message)
         self.wake()
@@ -343,10 +360,12 @@ class Agent:
                 attempt_id=attempt_id, token=row.token, job_id=row.job_id, attempt=row.number, type=info.type,
                 tenant_id=info.tenant_id, log_day=info.log_day, slot=h.slot, runner=info.runner, deadline=h.deadline,
                 claimed_wall=info.claimed_at.timestamp(), grace_s=row.grace_s, launched=True,
-                gpu_uuids=tuple(info.gpu_uuids), started_wall=h.started_wall,
+                gpu_uuids=tuple(info.gpu_uuids), gang=info.gang, started_wall=h.started_wall,
                 spool_bytes=h.spool_bytes, stored=info.stored, record=h.record,
             )  # fmt: skip
             self.registry.add(entry)
+            if info.port is not None:
+                self._starter.gangs.keep_port(attempt_id, info.port)
             self._notice("received", entry)
             if entry.started_wall is not None:
                 self._reporter.tell_started(entry)
@@ -358,7 +377,7 @@ class Agent:
         gone = [
             nodes.Orphan(row.attempt_id, row.token, row.started_at is not None)
             for attempt_id, row in leased.items()
-            if attempt_id not in held
+            if attempt_id not in held and row.delivered
         ]
         if gone and same_host:
             log.warning("handing back %d attempts that this node no longer runs", len(gone))
@@ -381,6 +400,7 @@ class Agent:
                 continue
             done = recover.reap(self._db, self._settings) if task == "reap" else recover.promote(self._db)
             self._ringer.ring_all(done.ready)
+            self._wake_nodes(done.wake)
 
     # -- what operators see ------------------------------------------------------------------------------------
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from app.domain.gang import RUNNER_PREFIX
 from app.domain.job import Assignment
 from config.settings import Settings
+from workers.agent.confinement import Confinement
 from workers.agent.registries import credentials_for
 from workers.containers.recipe import FILES, WORK
 from workers.runners.base import RunSpec
@@ -94,7 +97,7 @@ def container_spec(one: Assignment, slot: int, deadline: float, settings: Settin
         time_limit_s=one.time_limit_s,
         grace_s=one.grace_s,
         log_cap_bytes=settings.log_cap_bytes,
-        network=settings.container_network,
+        network=settings.container_network if one.gang is None else settings.container_gangs,
         gpus=() if settings.simulate_gpus else one.gpu_uuids,
         files=files,
         image=one.image or "",
@@ -102,6 +105,19 @@ def container_spec(one: Assignment, slot: int, deadline: float, settings: Settin
         pull=settings.container_pull,
         credentials=credentials_for(one.image or "", settings.registry_auth),
     )
+
+
+def gang_runners(settings: Settings, confinement: Confinement, runners: Iterable[str]) -> tuple[str, ...]:
+    """For each of `runners` whose jobs here can meet those of other hosts: what says so in a node's capabilities.
+
+    Members of gangs must reach each other at any port. Processes have the host's network unless a sandbox takes it
+    away; containers never have it, unless the operator gives it to members of gangs.
+    """
+    shut = {
+        "process": confinement.sandbox != "off" and confinement.network == "none",
+        "container": settings.container_gangs == "off",
+    }
+    return tuple(RUNNER_PREFIX + runner for runner in runners if not shut.get(runner, False))
 
 
 def _fabric_env(one: Assignment) -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from uuid import UUID
 
+from app.domain.gang import GangPlace
 from app.services.report import Chunk
 from workers.artifacts import Artifact
 from workers.runners.base import ExitRecord
@@ -30,6 +31,7 @@ class Entry:
     claimed_wall: float
     grace_s: float
     gpu_uuids: tuple[str, ...] = ()
+    gang: GangPlace | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
     artifact: Artifact | None = None
     launched: bool = False

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from uuid import UUID
@@ -62,6 +62,7 @@ class Reporter:
         finish: Callable[[Sequence[Finished], Callable[[FinishResult], None]], None],
         batch: Callable[[], int],
         hint: Callable[[Sequence[UUID], bool], None] = lambda job_ids, state: None,
+        wake: Callable[[Iterable[str]], None] = lambda nodes: None,
     ) -> None:
         self._db = db
         self._registry = registry
@@ -74,6 +75,7 @@ class Reporter:
         self._batch = batch
         self._wanted = 1
         self._hint = hint
+        self._wake = wake
         self._condition = threading.Condition()
         self._ends: dict[UUID, Finished | None] = {}
         self._starts: dict[UUID, float] = {}
@@ -297,6 +299,7 @@ class Reporter:
         )
         if result.ready_again:
             self._ready_again(result.ready_again)
+        self._wake(result.wake)
         self._defer([(entry, finished) for entry, finished in told if entry.attempt_id not in result.answers])
 
     def _defer(self, refused_ends: Sequence[tuple[Entry, Finished]]) -> None:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from app.domain.job import Assignment
 from app.domain.policy import Ending
 from app.services.report import Finished
+from app.storage.database import Database
 from config.settings import Settings
+from workers.agent.confinement import Confinement
+from workers.agent.gang import Gangs
 from workers.agent.launch import container_spec, run_spec
 from workers.agent.outcome import ending_of_failed_fetch
+from workers.agent.ports import Ports
 from workers.agent.registry import Entry, Registry
 from workers.agent.reporter import refused
 from workers.artifacts import ArtifactCache, ArtifactError, FetchCancelled
@@ -27,27 +31,21 @@ FETCHERS = 8
 SETTLE_S = 0.5
 
 
-@dataclass(frozen=True)
-class Confinement:
-    """How this node confines its jobs: the sandbox in use, and what is hidden from them."""
-
-    sandbox: str = "off"
-    network: str = "host"
-    hide: tuple[str, ...] = ()
-
-
 class Starter:
     """Starts what was claimed. `tell_ended` takes the ends of attempts that never had a process."""
 
     def __init__(
         self,
         settings: Settings,
+        db: Database,
         runner: Runner,
         cache: ArtifactCache,
         registry: Registry,
         confinement: Confinement,
+        address: str | None,
         tell_ended: Callable[[Entry, Finished], None],
         notice: Callable[[str, Entry], None],
+        wake: Callable[[Iterable[str]], None],
         stopping: threading.Event,
     ) -> None:
         self._settings = settings
@@ -60,12 +58,17 @@ class Starter:
         self._stopping = stopping
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="start")
+        self.gangs = Gangs(
+            db, registry, address, Ports(settings.gang_port_range), settings.gang_barrier_s, self._start_soon,
+            self._refuse, wake, stopping,
+        )  # fmt: skip
 
     def stop(self) -> None:
         """Starts nothing more (`stopping` must be set); downloads are given up. What runs goes on."""
         for entry in self._registry.all():
             if not entry.launched:
                 entry.cancelled.set()
+        self.gangs.stop()
         self._fetchers.shutdown(wait=False, cancel_futures=True)
         self._starter.shutdown(cancel_futures=True)
 
@@ -93,8 +96,12 @@ class Starter:
             else:
                 if spec is not None:
                     ready.append((entry, spec))
-        if ready and not self._stopping.is_set():
-            # In a thread of its own: the runner takes its time, and the next ends need not wait for it.
+        if ready:
+            self._start_soon(ready)
+
+    def _start_soon(self, ready: list[tuple[Entry, RunSpec]]) -> None:
+        # In a thread of its own: the runner takes its time, and the next ends need not wait for it.
+        if not self._stopping.is_set():
             self._starter.submit(self._start_all, ready)
 
     def _start_all(self, ready: list[tuple[Entry, RunSpec]]) -> None:
@@ -106,15 +113,22 @@ class Starter:
                 self.later(self.settle, entry, f"the node could not start the job: {exc}")
 
     def _prepare(self, one: Assignment, entry: Entry) -> RunSpec | None:
-        """What to start at once; None when its program is on its way and starts the attempt when it is here."""
+        """What to start at once; None when its program, or its gang, is on its way and starts the attempt then."""
         spec = self._spec(one, entry)
         if one.binary_url is None:
-            return spec
+            return self._with_gang(one, entry, spec)
         entry.artifact = self._cache.cached(one.binary_url, one.binary_sha256 or "")
         if entry.artifact is None:
             self._fetchers.submit(self._fetch_and_start, one, entry, spec)
             return None
-        return spec.with_executable(str(entry.artifact.path))
+        return self._with_gang(one, entry, spec.with_executable(str(entry.artifact.path)))
+
+    def _with_gang(self, one: Assignment, entry: Entry, spec: RunSpec) -> RunSpec | None:
+        """A plain job's specification to start at once; a member of a gang waits for the others."""
+        if one.gang is None:
+            return spec
+        self.gangs.join(entry, one.gang, spec, len(one.gpu_uuids))
+        return None
 
     def _hold(self, one: Assignment, deadline: float) -> Entry:
         slot = self._registry.take_slot()
@@ -122,7 +136,7 @@ class Starter:
         entry = Entry(
             attempt_id=one.attempt_id, token=one.token, job_id=one.job_id, attempt=one.attempt, type=one.type,
             tenant_id=one.tenant_id, log_day=one.log_day, slot=slot, runner=one.runner, deadline=deadline,
-            claimed_wall=time.time(), grace_s=one.grace_s, gpu_uuids=one.gpu_uuids,
+            claimed_wall=time.time(), grace_s=one.grace_s, gpu_uuids=one.gpu_uuids, gang=one.gang,
         )  # fmt: skip
         self._registry.add(entry)
         return entry
@@ -151,7 +165,9 @@ class Starter:
             log.exception("the download for attempt %s failed", entry.attempt_id)
             self._refuse(entry, Ending(started=False, node_fault=True), f"the node could not fetch the program: {exc}")
             return
-        self._start([(entry, spec.with_executable(str(entry.artifact.path)))])
+        fetched = self._with_gang(one, entry, spec.with_executable(str(entry.artifact.path)))
+        if fetched is not None:
+            self._start([(entry, fetched)])
 
     def _start(self, ready: list[tuple[Entry, RunSpec]]) -> None:
         """Hands specifications to the runner. A stop that came meanwhile wins; a lease that passed is left alone."""

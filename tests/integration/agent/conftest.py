@@ -19,7 +19,7 @@ from app.storage.database import Database
 from app.storage.faults import FaultPlan
 from tests.factories import Fabric, make_fabric, until
 from workers.agent.agent import Agent
-from workers.agent.starter import Confinement
+from workers.agent.confinement import Confinement
 from workers.artifacts import ArtifactCache, FetchPolicy
 from workers.runners.base import Runner
 from workers.runners.fake import FakeRunner

@@ -21,7 +21,7 @@ from app.storage.database import Database
 from app.storage.faults import Fault, FaultPlan
 from config.settings import Settings
 from workers.agent.agent import Agent
-from workers.agent.starter import Confinement
+from workers.agent.confinement import Confinement
 from workers.artifacts import ArtifactCache, FetchPolicy
 from workers.runners.base import Held, Runner
 from workers.runners.fake import FakeRunner
