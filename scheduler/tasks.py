@@ -11,6 +11,7 @@ from app.services import arrays, dependencies, recover
 from app.services.passes import Pass
 from app.storage.database import Database
 from config.settings import Settings
+from scheduler.plan import run_plan
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def make_tasks(db: Database, settings: Settings) -> dict[str, Task]:
             Task("promote", tick, lambda: recover.promote(db)),
             Task("release", tick, lambda: dependencies.release(db, settings)),
             Task("arrays", tick, lambda: arrays.advance(db, settings)),
+            Task("plan", settings.plan_s, lambda: run_plan(db, settings)),
             Task("sweep", tick, lambda: recover.sweep(db)),
             Task("stats", 2 * tick, lambda: recover.fold_stats(db)),
             Task("statistics", 2 * tick, lambda: recover.sum_up(db)),

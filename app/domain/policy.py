@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -77,7 +78,10 @@ class Room:
 
 @dataclass(frozen=True)
 class TenantView:
-    """A tenant as `choose` sees it: its weighted use of the fabric now, and its room (None: could not be locked)."""
+    """A tenant as `choose` sees it: its weighted use of the fabric, and its room (None: could not be locked).
+
+    The use is what it holds now, and the decayed mean of what it held before: who used more lately goes after others.
+    """
 
     share: float = 0.0
     weight: float = 1.0
@@ -150,6 +154,14 @@ class _Plan:
 def cost(share: Resources) -> float:
     """How much a share weighs against another: a GPU counts as 8 CPUs, 4 GiB of memory as one CPU (dominant share)."""
     return max(share.cpus_milli / 1000, share.memory_bytes / (4 * 2**30), share.gpus * 8.0, 0.001)
+
+
+def decayed(average: float, live: float, passed_s: float, half_life_s: float) -> float:
+    """The mean of what a tenant held, in which what is `half_life_s` old counts half as much as what is held now.
+
+    `average` is the mean `passed_s` ago; `live` is the cost of what it has held since.
+    """
+    return live + (average - live) * math.exp2(-max(0.0, passed_s) / half_life_s)
 
 
 @dataclass(frozen=True)
