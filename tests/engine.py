@@ -39,18 +39,19 @@ class TestEngine:
     """One dockerd without a network of its own, and one registry on loopback.
 
     `prefix` is a command that starts dockerd in a network namespace, where it may have a bridge and rules of its own.
+    Its files are in a folder of their own in `place`.
     """
 
     __test__ = False
 
-    def __init__(self, prefix: Sequence[str] = ()) -> None:
+    def __init__(self, prefix: Sequence[str] = (), place: str = "/tmp") -> None:
         self._prefix = list(prefix)
         if os.geteuid() != 0:
             missing("a Docker Engine of the tests' own needs root")
         lacking = [name for name in ("dockerd", "docker-registry", "busybox") if shutil.which(name) is None]
         if lacking:
             missing(f"not installed: {', '.join(lacking)} (Debian: docker.io docker-registry busybox-static)")
-        self.root = Path(tempfile.mkdtemp(prefix="cfab-engine-", dir="/tmp"))
+        self.root = Path(tempfile.mkdtemp(prefix="cfab-engine-", dir=place))
         self.socket = str(self.root / "docker.sock")
         self.engine = Engine(self.socket)
         self.registry = f"127.0.0.1:{free_port()}"

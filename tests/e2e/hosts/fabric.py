@@ -30,8 +30,8 @@ GPUS = {BIG: "4xA100-80GB", SMALL: "2xT4-16GB"}
 TOKEN = "only-for-tests"
 PASSWORD = "only-for-tests"
 POSTGRES_PORT, VALKEY_PORT, API_PORT = 5432, 6379, 8080
-PATIENCE_S = 60.0
-LEASE_S, MARGIN_S = 16.0, 2.0
+PATIENCE_S = 90.0
+LEASE_S, MARGIN_S = 20.0, 2.0
 
 # Writes the witness's lines like the program of the chaos runs; prints a number each time, and waits for a file of its
 # own attempt to end, so that a test decides how each attempt ends.

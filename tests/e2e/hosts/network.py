@@ -14,7 +14,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from tests.engine import missing
@@ -150,21 +151,45 @@ def _take(folder: Path) -> int:
 
 def _remove(folder: Path, keep: bool) -> None:
     for path in sorted(NAMESPACES.glob(f"{folder.name}-*")):
-        _end_all(path.name)
+        _end_all(partial(_running_in, path.name))
         ip("netns", "delete", path.name)
+    # Containers are in namespaces of their own; with their engine gone only their root says whose they are.
+    _end_all(lambda: _rooted_in(folder))
+    for mount in reversed(_mounts_below(folder)):
+        _run("umount", "--lazy", mount)
     if not keep:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _end_all(namespace: str) -> None:
-    """Kills every process of a namespace, again until none comes after: a guard starts its keeper anew."""
+def _running_in(namespace: str) -> list[int]:
+    return [int(pid) for pid in ip("netns", "pids", namespace).split()]
+
+
+def _rooted_in(folder: Path) -> list[int]:
+    """Processes whose root file system is made of files in the folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            mounts = (process / "mountinfo").read_text(encoding="ascii", errors="replace").splitlines()
+            if any(line.split()[4] == "/" and f"{folder}/" in line for line in mounts):
+                found.append(int(process.name))
+    return found
+
+
+def _mounts_below(folder: Path) -> list[str]:
+    lines = Path("/proc/self/mounts").read_text(encoding="ascii", errors="replace").splitlines()
+    return [place for place in (line.split()[1] for line in lines) if place.startswith(f"{folder}/")]
+
+
+def _end_all(left: Callable[[], list[int]]) -> None:
+    """Kills the processes that are left, again until none comes after: a guard starts its keeper anew."""
     give_up_at = time.monotonic() + END_S
-    while pids := ip("netns", "pids", namespace).split():
+    while pids := left():
         if time.monotonic() > give_up_at:
-            raise TimeoutError(f"processes {' '.join(pids)} of {namespace} do not end")
+            raise TimeoutError(f"processes {pids} do not end")
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
 
 

@@ -42,9 +42,9 @@ class Place:
             ip("-n", self.network.namespace(OUTSIDE), "address", "add", f"{address}/32", "dev", "lo")
         ip("-n", self.network.namespace(HOST), "route", "add", "default", "via", self.outside)
         self._servers = [self._serve(host) for host in (HOST, OUTSIDE)]
-        self.engine = TestEngine(self.network.words(HOST, []))
         self.labs = self.network.root / "labs"
         self.labs.mkdir(0o711)
+        self.engine = TestEngine(self.network.words(HOST, []), str(self.network.root))
 
     def run_on_host(self, script: str) -> None:
         """A shell script as an operator runs it on the host."""
@@ -54,8 +54,9 @@ class Place:
         assert done.returncode == 0, done.stderr
 
     def lab(self, name: str) -> Lab:
-        """The container runner on that engine."""
-        return Lab(replace(CONTAINERS, engine=self.engine.socket), self.labs / name)
+        """The container runner on that engine, with a keeper on the host."""
+        with self.network.inside(HOST):
+            return Lab(replace(CONTAINERS, engine=self.engine.socket), self.labs / name)
 
     def close(self) -> None:
         """Ends all of it."""

@@ -18,7 +18,7 @@ from tests.chaos.fabric import wait_until
 from tests.chaos.witness import lives
 from tests.e2e.hosts.fabric import BIG, GPUS, PATIENCE_S, SMALL, Hosts
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 DROPPED = "had passed to another; its end was dropped"
 
