@@ -84,14 +84,13 @@ def rules_of(settings: Settings, lasts_s: float) -> Rules:
 def _apply(db: Database, settings: Settings, loaded: Loaded, decided: Plan, lasts_s: float, done: Pass) -> None:
     began = time.monotonic()
     victims = [Victim(one.victim_attempt, one.for_job, one.why) for one in decided.preemptions]
-    wake: set[str] = set()
-    if decided.reservations or victims or loaded.snapshot.reserved:
-        kept = keep(db, list(_wanted(loaded, decided)), victims, lasts_s)
-        wake |= kept.nodes
-        done.detail |= {"reserved": len(decided.reservations), "preempted": len(kept.preempted)}
-        for one in decided.preemptions:
-            if one.victim_job in kept.preempted:
-                log.info("job %s %s (job %s)", one.victim_job, one.why, one.for_job)
+    # Also when nothing is wanted: what was reserved for jobs that wait no more goes then.
+    kept = keep(db, list(_wanted(loaded, decided)), victims, lasts_s)
+    wake = set(kept.nodes)
+    done.detail |= {"reserved": len(decided.reservations), "preempted": len(kept.preempted)}
+    for one in decided.preemptions:
+        if one.victim_job in kept.preempted:
+            log.info("job %s %s (job %s)", one.victim_job, one.why, one.for_job)
     refused: dict[UUID, str] = {}
     placed = 0
     for placement in decided.placements:
