@@ -9,6 +9,7 @@ from uuid import UUID
 from flask import Response
 
 from app.api.answers import json_answer
+from app.api.auth import principal
 from app.api.hub import hub
 from app.api.idempotency import REPLAYED
 from app.domain.errors import Refused, Unavailable
@@ -41,7 +42,7 @@ def answer_submit(
         if before is None:
             raise
         return json_answer(before[1], before[0], {REPLAYED: "true"})
-    done = submit(shared.db, shared.settings, tenant_id, requests, key, render, places)
+    done = submit(shared.db, shared.settings, tenant_id, requests, key, render, places, principal().subject)
     if done.replay is not None:
         status, body = done.replay
         return json_answer(body, status, {REPLAYED: "true"})

@@ -65,10 +65,13 @@ class Client:
 
         A lost answer is asked for again with the same key, so that one call never makes two jobs.
         """
+        return self._once("/jobs", job, key)
+
+    def _once(self, path: str, body: Mapping[str, Any], key: str | None) -> dict[str, Any]:
         headers = {"Idempotency-Key": key or str(uuid4())}
         for left in range(SUBMIT_TRIES - 1, -1, -1):
             try:
-                answer: dict[str, Any] = self._json("POST", "/jobs", json=dict(job), headers=headers)
+                answer: dict[str, Any] = self._json("POST", path, json=dict(body), headers=headers)
                 return answer
             except Failure as failure:
                 again = failure.code is ExitCode.UNREACHABLE and not failure.context.get("never_sent")
@@ -109,6 +112,15 @@ class Client:
         """Cancel a job that has not started; one that has is refused."""
         cancelled: dict[str, Any] = self._json("DELETE", _path(job_id))
         return cancelled
+
+    def change_job(self, method: str, job_id: str, below: str = "", **body: Any) -> dict[str, Any]:
+        """Hold, release, requeue (POST, /hold …) or reprioritise (PATCH) a job; the job as it is then."""
+        changed: dict[str, Any] = self._json(method, _path(job_id) + below, json=body)
+        return changed
+
+    def resubmit(self, job_id: str, key: str | None = None) -> dict[str, Any]:
+        """Submit the same as a job again, once for each `key` (a random one when None), however often it is sent."""
+        return self._once("/jobs/" + quote(job_id, safe="") + "/resubmit", {}, key)
 
     def executors(self) -> list[dict[str, Any]]:
         """The nodes and programs that run jobs now."""

@@ -39,6 +39,7 @@ _SERVING = "workers fetch by URL: serve the file over HTTP and give its URL, or 
 @click.option("--gpus", type=click.IntRange(0), help="GPUs to reserve.")
 @click.option("--gpu-memory", type=Mebibytes(), help="Least memory of each GPU.")
 @click.option("--gpu-model", help="A part of the GPU's name, such as A100.")
+@click.option("--hold", is_flag=True, help="It waits until `cfab release`.")
 @click.option("--key", metavar="TEXT", help="Idempotency key: a repeated submit with it makes no second job.")
 @click.option("--wait", "waits", is_flag=True, help="Return when the job has ended: 0 completed, 1 failed.")
 @click.option("--follow", "follows", is_flag=True, help="Like --wait, and print the log as it comes.")
@@ -84,6 +85,8 @@ def job_body(words: Sequence[str], script: str | None, **asked: Any) -> dict[str
     resources = {"cpus": "cpus", "memory_mib": "memory", "gpus": "gpus", "gpu_memory_mib": "gpu_memory",
                  "gpu_model": "gpu_model"}  # fmt: skip
     body |= {field: asked[option] for field, option in named.items() if asked[option] is not None}
+    if asked["hold"]:
+        body["hold"] = True
     if share := {field: asked[option] for field, option in resources.items() if asked[option] is not None}:
         body["resources"] = share
     return body

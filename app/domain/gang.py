@@ -23,6 +23,7 @@ GRAVITY = (
     Outcome.NODE_FAULT,
     Outcome.PREEMPTED,
     Outcome.DRAINED,
+    Outcome.REQUEUED,
     Outcome.OUT_OF_MEMORY,
     Outcome.TIMED_OUT,
     Outcome.FAILED,
@@ -163,6 +164,8 @@ def gang_verdict(
         return Verdict(worst, JobState.PENDING, Reason.PREEMPTED)
     if worst == Outcome.DRAINED:
         return Verdict(worst, JobState.PENDING, Reason.DRAINED)
+    if worst == Outcome.REQUEUED:
+        return Verdict(worst, JobState.PENDING, Reason.REQUEUED)
     if worst in {Outcome.NODE_FAULT, Outcome.CANCELLED}:
         return Verdict(Outcome.NODE_FAULT, JobState.PENDING, Reason.NODE_FAULT, NODE_FAULT_DELAY)
     return failed_verdict(worst, failures, max_retries, backoff_s, multiplier)

@@ -20,7 +20,7 @@ MAX_MEMBERS = 1024
 
 @dataclass(frozen=True)
 class JobRequest:
-    """One job as asked, already validated by the spoke that took it.
+    """One job as asked, already validated by the spoke that took it; with `hold` it waits until it is released.
 
     `runner` is process, container or fake. `resources` None means: reserve the default share, set no hard limit.
     `asked` holds the contract's own words, echoed by that contract alone; `config` reaches the job as a file.
@@ -49,6 +49,7 @@ class JobRequest:
     backoff_multiplier: float = 2.0
     asked: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] | None = None
+    hold: bool = False
     members: int = 1
     preemptible: bool | None = None
     after: tuple[After, ...] = ()

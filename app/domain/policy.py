@@ -18,6 +18,8 @@ from app.domain.states import JobState, Outcome, Reason, StopCause
 POISON_NODES = 5
 """A job that was running when this many distinct nodes were lost fails instead of running again."""
 
+WAITS_AGAIN = frozenset({StopCause.REQUEUE, StopCause.DRAIN, StopCause.PREEMPT})
+"""A job that is stopped for one of these waits again, at no charge."""
 MAX_BACKOFF = timedelta(hours=1)
 NODE_FAULT_DELAY = timedelta(seconds=2)
 
@@ -205,8 +207,8 @@ def judge(
 
     A cancel always ends in cancelled. Under every other cause an exit before the signal keeps its own outcome, and one
     after it is the cause's, whatever its code: a program that saves its work and exits 0 when told to stop is not done.
-    Lost nodes, drains, preemptions and a node's own faults cost the user nothing; only failures of the job spend
-    retries, with exponential backoff. Losing POISON_NODES distinct nodes while running fails the job.
+    Lost nodes, drains, preemptions, requeues and a node's own faults cost the user nothing; only failures of the job
+    spend retries, with exponential backoff. Losing POISON_NODES distinct nodes while running fails the job.
     """
     if cause == StopCause.CANCEL:
         return Verdict(Outcome.CANCELLED, JobState.CANCELLED)
@@ -217,12 +219,12 @@ def judge(
     if ending.refused:
         return Verdict(Outcome.REFUSED, JobState.FAILED)
     if ending.accepted_as is not None:
-        done = ending.accepted_as == JobState.COMPLETED
-        return (
-            Verdict(Outcome.COMPLETED, JobState.COMPLETED)
-            if done
-            else failed_verdict(Outcome.FAILED, failures, max_retries, backoff_s, multiplier)
-        )
+        if ending.accepted_as == JobState.COMPLETED:
+            return Verdict(Outcome.COMPLETED, JobState.COMPLETED)
+        # Who only tells that a job has failed cannot say whether that was because it had to stop.
+        if cause in WAITS_AGAIN:
+            return _stopped(cause)
+        return failed_verdict(Outcome.FAILED, failures, max_retries, backoff_s, multiplier)
     if ending.limit_hit == "time" or (ending.stopped and cause == StopCause.TIME_LIMIT):
         return failed_verdict(Outcome.TIMED_OUT, failures, max_retries, backoff_s, multiplier)
     if ending.stopped:
@@ -238,6 +240,8 @@ def _stopped(cause: StopCause | None) -> Verdict:
         return Verdict(Outcome.PREEMPTED, JobState.PENDING, Reason.PREEMPTED)
     if cause == StopCause.DRAIN:
         return Verdict(Outcome.DRAINED, JobState.PENDING, Reason.DRAINED)
+    if cause == StopCause.REQUEUE:
+        return Verdict(Outcome.REQUEUED, JobState.PENDING, Reason.REQUEUED)
     # Nobody asked for this stop: the node ended it for reasons of its own, and the user must not pay.
     return Verdict(Outcome.NODE_FAULT, JobState.PENDING, Reason.NODE_FAULT, NODE_FAULT_DELAY)
 

@@ -29,6 +29,7 @@ class JobState(IntEnum):
 class StopCause(IntEnum):
     """Why a job is being stopped; the greater number wins when causes meet."""
 
+    REQUEUE = 0
     DRAIN = 1
     PREEMPT = 2
     TIME_LIMIT = 3
@@ -51,6 +52,7 @@ class Reason(StrEnum):
     LOST = "lost"
     PREEMPTED = "preempted"
     DRAINED = "drained"
+    REQUEUED = "requeued"
     NODE_FAULT = "node_fault"
 
 
@@ -65,6 +67,7 @@ class Outcome(StrEnum):
     LOST = "lost"
     PREEMPTED = "preempted"
     DRAINED = "drained"
+    REQUEUED = "requeued"
     NODE_FAULT = "node_fault"
     REFUSED = "refused"
 
@@ -89,5 +92,5 @@ def may_follow(before: JobState, after: JobState) -> bool:
 
 
 def stronger(one: StopCause | None, other: StopCause) -> StopCause:
-    """The cause that decides the end when both were given: cancel > time limit > preempt > drain."""
+    """The cause that decides the end when both were given: cancel > time limit > preempt > drain > requeue."""
     return other if one is None or other > one else one

@@ -13,6 +13,7 @@ from app.domain.states import JobState
 from app.services.gangs import Roll
 from app.storage import attempts as stored
 from app.storage.database import Row, Tx
+from app.storage.holds import hold_again
 from app.storage.keys import revive_keys
 
 if TYPE_CHECKING:
@@ -57,6 +58,10 @@ def end_attempts(tx: Tx, roll: Roll, verdicts: Sequence[tuple[Row, Finished, Ver
             again[row.key_id] = min(again.get(row.key_id, row.queue_seq), row.queue_seq)
     revive_keys(tx, again)
     stored.write_endings(tx, records)
+    # Only who stops a job can ask for that, so that the ends of all others cost no look.
+    stopped = [row.job_id for row, verdict in moves if verdict.state == JobState.PENDING and row.stop_cause is not None]
+    if stopped:
+        hold_again(tx, stopped)
     images = {row.attempt_id: end.image_digest for row, end, _verdict in verdicts if end.image_digest is not None}
     if images:
         stored.write_images(tx, images)

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from app.domain.errors import Invalid, NotFound, StateConflict
 from app.domain.policy import Ending
 from app.domain.priority import PriorityClass
-from app.domain.states import JobState
+from app.domain.states import JobState, Outcome
 from app.services import logs
 from app.services.claim import Claimer, claim_in
 from app.services.endings import storable
@@ -22,6 +22,8 @@ from app.storage.database import Database, Row, Tx
 from config.settings import Settings
 
 OUTPUT_CAP = 2**20
+TOLD = frozenset({Outcome.COMPLETED, Outcome.FAILED, Outcome.DRAINED, Outcome.PREEMPTED, Outcome.REQUEUED})
+"""What an executor's own answer can have led to, besides a cancel."""
 CLAIM_TRIES, CLAIM_PAUSE_S = 4, 0.02
 """Claims in a row, when each found a tenant's quota being decided elsewhere: that takes milliseconds."""
 
@@ -154,7 +156,7 @@ def _repeat_or_refuse(
     same = (row.outcome == "completed") == completed and row.exit_code == exit_code
     same = same and same_output and (row.reason or "") == message
     # A cancel that won decides the end whatever the executor says; its answer is still "received".
-    if row.outcome == "cancelled" or (same and row.outcome in {"completed", "failed"}):
+    if row.outcome == "cancelled" or (same and row.outcome in TOLD):
         return
     raise StateConflict(f"The job is {status} already.", job_id=str(row.job_id), status=status)
 

@@ -8,9 +8,10 @@ from typing import Any
 from uuid import UUID
 
 from app.domain.errors import NotFound
+from app.domain.hold import Hold
 from app.domain.phase import Phase
 from app.domain.priority import PriorityClass
-from app.domain.states import JobState
+from app.domain.states import JobState, Reason
 from app.services import tracked
 from app.services.counts import fold_when_many
 from app.services.dependencies import parents_in
@@ -26,7 +27,7 @@ from app.services.views import (
     spec_view,
     view_of,
 )
-from app.storage import jobs, nodes, upkeep
+from app.storage import holds, jobs, nodes, upkeep
 from app.storage.database import Database, Row, Tx
 
 SEEN_WITHIN_S = 180.0
@@ -85,8 +86,14 @@ def detail_in(tx: Tx, row: Row, output_cap: int = 2**20) -> JobDetail:
         spec=spec_view(spec, key),
         attempts=tuple(attempt_view(attempt) for attempt in attempts),
         depends_on=parents_in(tx, row.id),
+        hold=_hold(tx, row) if row.reason == Reason.HOLD else None,
         **(vars(out) if out else {}),
     )
+
+
+def _hold(tx: Tx, row: Row) -> Hold | None:
+    held = holds.hold_of(tx, row.id)
+    return None if held is None else Hold(held.held_by, held.operator, held.reason, held.since)
 
 
 def list_jobs(db: Database, tenant_id: UUID, wanted: JobFilter, limit: int, offset: int) -> tuple[list[JobView], int]:

@@ -23,6 +23,7 @@ from app.services.idempotency import IdempotencyKey as IdempotencyKey
 from app.services.idempotency import keep, replayed
 from app.services.queue import position_in
 from app.services.tenants import of_row
+from app.services.withheld import hold_new
 from app.storage import jobs as stored_jobs
 from app.storage import keys as stored_keys
 from app.storage import queue as stored_queue
@@ -63,10 +64,11 @@ def submit(
     idempotency: IdempotencyKey | None = None,
     render: Callable[[list[Submitted]], tuple[int, Any]] | None = None,
     places: bool = False,
+    by: str = "user",
 ) -> Submission:
     """Makes all of `requests` pending jobs in one transaction, in their order.
 
-    With `places` each knows its place in its queue.
+    With `places` each knows its place in its queue. `by` is who holds those that ask for it.
     With an idempotency key the rendered answer is stored in the same transaction, so a repeat gets it word for word.
     The tenant's tier caps what counts in the queue; what was asked is kept beside it. Raises KeyReused (same key, other
     request), KeyInFlight (its first request still runs), QuotaExceeded (a job that could never start), Refused (the
@@ -85,6 +87,7 @@ def submit(
             held.link(tx, {job.id: one.after for job, one in zip(jobs, requests, strict=True)})
         if places:
             jobs = [replace(job, queue_position=_place(tx, job.id)) for job in jobs]
+        jobs = hold_new(tx, requests, jobs, by)
         if idempotency is not None and render is not None:
             keep(tx, idempotency, *render(jobs))
     return Submission(jobs)
@@ -286,3 +289,8 @@ def _row(
         "members": request.members,
         "preemptible": request.preemptible,
     }
+
+
+def keys_for(tx: Tx, settings: Settings, tenant_id: UUID, shapes: list[Shape]) -> dict[Shape, int]:
+    """The ids of the keys of these shapes, live from now on. Raises Refused when the tenant would have too many."""
+    return _keys(tx, settings, tenant_id, shapes)

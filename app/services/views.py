@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from app.domain.dependency import Terms
+from app.domain.hold import Hold
 from app.domain.phase import Phase, phase_of
 from app.domain.priority import PriorityClass
 from app.domain.resources import Resources
@@ -123,7 +124,7 @@ class ParentView:
 
 @dataclass(frozen=True)
 class JobDetail:
-    """A job with what was asked, its attempts, and the beginning of the last attempt's output."""
+    """A job with what was asked, its attempts, who holds it, and the beginning of the last attempt's output."""
 
     job: JobView
     spec: SpecView
@@ -132,6 +133,7 @@ class JobDetail:
     stderr: bytes = b""
     stdout_truncated: bool = False
     stderr_truncated: bool = False
+    hold: Hold | None = None
     depends_on: Sequence[ParentView] = ()
 
 

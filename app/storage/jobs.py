@@ -67,7 +67,10 @@ def job_view(tx: Tx, job_id: UUID) -> Row | None:
 
 def lock_job(tx: Tx, job_id: UUID) -> Row | None:
     """One job's row, locked."""
-    return tx.row(f"SELECT {VIEW}, j.attempt_id FROM job j WHERE j.id = %(id)s FOR NO KEY UPDATE", {"id": job_id})
+    return tx.row(
+        f"SELECT {VIEW}, j.attempt_id, j.key_id, j.queue_seq FROM job j WHERE j.id = %(id)s FOR NO KEY UPDATE",
+        {"id": job_id},
+    )
 
 
 def job_spec(tx: Tx, job_id: UUID) -> Row | None:
@@ -191,6 +194,26 @@ def due_jobs(tx: Tx, limit: int) -> Sequence[Row]:
         WHERE state = 0 AND NOT ready AND not_before IS NOT NULL AND not_before <= now()
         ORDER BY not_before LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED""",
         {"limit": limit},
+    )
+
+
+def key_of(tx: Tx, key_id: int) -> Row:
+    """A scheduling key with its tenant's tier."""
+    return tx.row(
+        "SELECT k.*, t.tier FROM scheduling_key k JOIN tenant t ON t.id = k.tenant_id WHERE k.id = %(id)s",
+        {"id": key_id},
+    )
+
+
+def move_to_key(tx: Tx, job_id: UUID, key_id: int, priority_class: int, priority: int) -> None:
+    """The locked, pending job waits under another key (which must be revived) from now on, at the age it has.
+
+    What its contract was asked for as its priority is forgotten: it would be told for ever.
+    """
+    tx.run(
+        """WITH told AS (UPDATE job_spec SET asked = asked - 'priority' WHERE job_id = %(id)s AND asked ? 'priority')
+        UPDATE job SET key_id = %(key)s, class = %(class)s, priority = %(priority)s WHERE id = %(id)s AND state = 0""",
+        {"id": job_id, "key": key_id, "class": priority_class, "priority": priority},
     )
 
 

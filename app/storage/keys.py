@@ -7,6 +7,7 @@ its key FOR KEY SHARE first; the sweep takes FOR UPDATE, so it can never pass a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 from uuid import UUID
 
 from app.domain.policy import KeySummary
@@ -46,6 +47,12 @@ def make_keys(tx: Tx, tenant_id: UUID, shapes: Iterable[Shape]) -> dict[Shape, i
         _columns(tenant_id, sorted(shapes)),
     )
     return {tuple(row[1:]): row[0] for row in rows}
+
+
+def shape_at(key: Row, priority_class: int, priority: int) -> Shape:
+    """The shape of a key's row at another class and priority."""
+    rest: Any = tuple(key._mapping[name] for name in _COLUMNS.split(", ")[2:])
+    return (int(priority_class), priority, *rest)
 
 
 def count_live(tx: Tx, tenant_id: UUID) -> int:

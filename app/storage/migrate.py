@@ -23,6 +23,7 @@ GRANT SELECT ON tenant, scheduling_key, job, job_spec, attempt, allocation, leas
     log_chunk, sample, alembic_version TO {AGENT_ROLE};
 GRANT SELECT ON image_trust TO {AGENT_ROLE};
 GRANT UPDATE ON job, attempt, lease, usage, node, scheduling_key, task_run TO {AGENT_ROLE};
+GRANT SELECT, UPDATE ON job_hold TO {AGENT_ROLE};
 GRANT UPDATE (gpu_uuids) ON allocation TO {AGENT_ROLE};
 GRANT INSERT ON attempt, allocation, lease, usage, node, gpu_hold, log_chunk, sample, task_run TO {AGENT_ROLE};
 GRANT DELETE ON allocation, lease, gpu_hold TO {AGENT_ROLE};

@@ -250,6 +250,22 @@ job_spec = Table(
     ForeignKeyConstraint(["job_id"], ["job.id"], name="fk_job_spec_job", ondelete="CASCADE"),
 )
 
+job_hold = Table(
+    "job_hold",
+    metadata,
+    Column("job_id", Uuid, nullable=False),
+    Column("held_by", Text, nullable=False),
+    Column("operator", Boolean, nullable=False),
+    Column("reason", Text, server_default=text("''::text"), nullable=False),
+    Column("since", _TIME, server_default=text("clock_timestamp()"), nullable=False),
+    Column("was_reason", Text, server_default=text("'new'::text"), nullable=False),
+    Column("was_message", Text, server_default=text("''::text"), nullable=False),
+    Column("was_ready", Boolean, server_default=text("true"), nullable=False),
+    Column("was_not_before", _TIME),
+    PrimaryKeyConstraint("job_id", name="pk_job_hold"),
+    ForeignKeyConstraint(["job_id"], ["job.id"], name="fk_job_hold_job", ondelete="CASCADE"),
+)
+
 attempt = Table(
     "attempt",
     metadata,

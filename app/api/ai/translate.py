@@ -161,7 +161,7 @@ def listed(job: JobView) -> dict[str, Any]:
         "created_at": utc(job.created_at),
         "started_at": utc(job.started_at),
         "state_detail": job.state.word,
-        "reason": job.stop_cause.word if stopping and job.stop_cause else job.reason,
+        "reason": job.stop_cause.word if stopping and job.stop_cause is not None else job.reason,
         "stopping": job.state == JobState.STOPPING,
     }
 

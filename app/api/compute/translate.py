@@ -99,7 +99,7 @@ def summary(job: JobView) -> dict[str, Any]:
         "exit_code": job.exit_code,
         "signal": job.signal,
         "state_detail": job.state.word,
-        "reason": job.stop_cause.word if stopping and job.stop_cause else job.reason,
+        "reason": job.stop_cause.word if stopping and job.stop_cause is not None else job.reason,
         "message": job.message,
     }
 

@@ -137,7 +137,7 @@ def job_shown(job: ObservedJob) -> dict[str, Any]:
     reason = None
     if fabric is not None:
         stopping = job.state == JobState.STOPPING and fabric.stop_cause is not None
-        reason = fabric.stop_cause.word if stopping and fabric.stop_cause else fabric.reason
+        reason = fabric.stop_cause.word if stopping and fabric.stop_cause is not None else fabric.reason
     return {
         "id": job.shown_id,
         "user": job.user,

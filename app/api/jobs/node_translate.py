@@ -63,7 +63,7 @@ def _drain(drain: DrainState) -> dict[str, Any]:
 
 
 def _job(job: RunningJob) -> dict[str, Any]:
-    cause = f" ({job.stop_cause.word})" if job.stop_cause else ""
+    cause = f" ({job.stop_cause.word})" if job.stop_cause is not None else ""
     return {
         "id": str(job.id),
         "type": job.type,

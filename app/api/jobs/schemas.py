@@ -9,7 +9,7 @@ import marshmallow as ma
 from marshmallow import fields
 
 from app.api.arguments import StrictSchema
-from app.api.fields import Choice, Number, QueryFlag, QueryWhole, Text, Whole, Word
+from app.api.fields import Choice, Flag, Number, QueryFlag, QueryWhole, Text, Whole, Word
 from app.api.pagination import page_schema
 from app.api.program import MAX_TOTAL_BYTES, Arguments, Environment, Sha256, Url, start_bytes
 from app.domain.errors import Invalid
@@ -46,6 +46,7 @@ class JobAsked(StrictSchema):
     timeout_seconds = Number(0, YEAR_S, above=True, metadata={"description": "Run time limit; none when absent."})
     grace_seconds = Number(0, 3600, metadata={"description": "Seconds from SIGTERM to SIGKILL."})
     max_retries = Whole(0, 100, load_default=0, metadata={"description": "Failures after which to run it again."})
+    hold = Flag(load_default=False, metadata={"description": "It waits until it is released."})
     backoff_seconds = Number(
         0, 3600, load_default=1, metadata={"description": "First wait before a retry; it doubles."}
     )
@@ -206,6 +207,15 @@ class BulkSubmitted(ma.Schema):
     reason = fields.String(allow_none=True)
 
 
+class HoldShown(ma.Schema):
+    """Who keeps a job from being started. What an operator holds only an operator releases."""
+
+    by = fields.String()
+    operator = fields.Boolean()
+    reason = fields.String()
+    since = fields.String()
+
+
 class JobListed(ma.Schema):
     """A job in a list."""
 
@@ -290,6 +300,7 @@ class JobShown(ma.Schema):
     max_retries = fields.Integer()
     stop_reason = fields.String(allow_none=True)
     stopped_by = fields.String(allow_none=True)
+    hold = fields.Nested(HoldShown, allow_none=True, metadata={"description": "Null unless it is held."})
 
 
 class JobClaimed(JobShown):

@@ -9,6 +9,7 @@ from uuid import UUID
 from app.api.answers import utc
 from app.api.jobs.schemas import PRIORITIES, STATUSES
 from app.domain.errors import FabricError, FieldProblem, Invalid, NotFound, StateConflict
+from app.domain.hold import Hold
 from app.domain.job import JobRequest, Submitted
 from app.domain.phase import phases_of
 from app.domain.priority import PriorityClass
@@ -81,6 +82,7 @@ def job_request(asked: Mapping[str, Any], settings: Settings) -> JobRequest:
         binary_sha256=asked.get("binary_sha256"),
         script=asked.get("script"),
         arguments=tuple(asked["arguments"]),
+        hold=asked["hold"],
         environment=asked["env_variables"],
         resources=_resources(asked["resources"], settings) if "resources" in asked else None,
         time_limit_s=asked.get("timeout_seconds"),
@@ -120,13 +122,15 @@ def submitted(job: Submitted) -> dict[str, Any]:
         "status": "pending",
         "created_at": utc(job.created_at),
         "state_detail": "pending",
-        "reason": "new",
+        "reason": str(job.reason),
     }
 
 
 def bulk_submitted(jobs: Sequence[Submitted]) -> list[dict[str, Any]]:
     """The answer to a bulk submit."""
-    return [{"id": str(job.id), "status": "pending", "state_detail": "pending", "reason": "new"} for job in jobs]
+    return [
+        {"id": str(job.id), "status": "pending", "state_detail": "pending", "reason": str(job.reason)} for job in jobs
+    ]
 
 
 def state_of(job: JobView) -> dict[str, Any]:
@@ -135,7 +139,7 @@ def state_of(job: JobView) -> dict[str, Any]:
     return {
         "status": STATUS[job.state],
         "state_detail": job.state.word,
-        "reason": job.stop_cause.word if stopping and job.stop_cause else job.reason,
+        "reason": job.stop_cause.word if stopping and job.stop_cause is not None else job.reason,
     }
 
 
@@ -156,6 +160,11 @@ def listed(job: JobView) -> dict[str, Any]:
     }
 
 
+def hold_shown(hold: Hold) -> dict[str, Any]:
+    """Who holds a job."""
+    return {"by": hold.by, "operator": hold.operator, "reason": hold.reason, "since": utc(hold.since)}
+
+
 def detailed(detail: JobDetail, queue_position: int = 0) -> dict[str, Any]:
     """Everything about a job; its `queue_position` is 0 unless it waits."""
     job, spec = detail.job, detail.spec
@@ -174,6 +183,7 @@ def detailed(detail: JobDetail, queue_position: int = 0) -> dict[str, Any]:
         "queue_position": queue_position,
         "signal": job.signal,
         "attempt": job.attempt,
+        "hold": None if detail.hold is None else hold_shown(detail.hold),
         "stdout_truncated": _truncated(detail, detail.stdout, detail.stdout_truncated),
         "stderr_truncated": _truncated(detail, detail.stderr, detail.stderr_truncated),
         "script": spec.script,

@@ -101,10 +101,10 @@ def test_a_second_stop_changes_nothing(fabric: Fabric, node: Node) -> None:
 def test_the_stronger_cause_stays(fabric: Fabric, node: Node) -> None:
     job_id = fabric.submit_one()
     fabric.run(node)
-    drain, preempt, limit, cancel = StopCause
-    causes = [preempt, drain, limit, preempt, cancel, drain]
+    requeue, drain, preempt, limit, cancel = StopCause
+    causes = [requeue, preempt, drain, requeue, limit, preempt, cancel, drain]
     seen = [request_stop(fabric.db, DEFAULT_TENANT, job_id, "x", None, cause)[0].stop_cause for cause in causes]
-    assert seen == [preempt, preempt, limit, limit, cancel, cancel]
+    assert seen == [requeue, preempt, preempt, preempt, limit, limit, cancel, cancel]
 
 
 def test_a_drain_leaves_a_pending_job_alone(fabric: Fabric) -> None:

@@ -33,7 +33,7 @@ ENDINGS = {
     "accepted as failed": Ending(exit_code=0, accepted_as=JobState.FAILED),
 }
 C, F, X, P = JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.PENDING
-DRAIN, PREEMPT, LIMIT, CANCEL = StopCause
+REQUEUE, DRAIN, PREEMPT, LIMIT, CANCEL = StopCause
 OWN = {
     "exit 0": (Outcome.COMPLETED, C),
     "exit 3": (Outcome.FAILED, F),
@@ -51,6 +51,7 @@ OWN = {
 }
 STOPPED = {
     None: (Outcome.NODE_FAULT, P),
+    REQUEUE: (Outcome.REQUEUED, P),
     DRAIN: (Outcome.DRAINED, P),
     PREEMPT: (Outcome.PREEMPTED, P),
     LIMIT: (Outcome.TIMED_OUT, F),
@@ -60,10 +61,13 @@ STOPPED = {
 @pytest.mark.parametrize("cause", CAUSES, ids=str)
 @pytest.mark.parametrize("name", ENDINGS)
 def test_every_ending_under_every_cause(name: str, cause: StopCause | None) -> None:
-    """A cancel always wins; an exit before the signal keeps its own outcome; one after it is the cause's."""
+    """A cancel always wins; an exit before the signal keeps its own outcome; one after it is the cause's.
+
+    An executor outside that only tells of a failure is taken to have been stopped.
+    """
     if cause == CANCEL:
         expected = (Outcome.CANCELLED, X)
-    elif ENDINGS[name].stopped:
+    elif ENDINGS[name].stopped or (name == "accepted as failed" and cause in {REQUEUE, DRAIN, PREEMPT}):
         expected = STOPPED[cause]
     else:
         expected = OWN[name]

@@ -45,11 +45,11 @@ def test_stored_numbers_never_change() -> None:
     assert {s.name: int(s) for s in JobState} == {
         "PENDING": 0, "STARTING": 1, "RUNNING": 2, "STOPPING": 3, "COMPLETED": 4, "FAILED": 5, "CANCELLED": 6,
     }  # fmt: skip
-    assert {c.name: int(c) for c in StopCause} == {"DRAIN": 1, "PREEMPT": 2, "TIME_LIMIT": 3, "CANCEL": 4}
+    assert {c.name: int(c) for c in StopCause} == {"REQUEUE": 0, "DRAIN": 1, "PREEMPT": 2, "TIME_LIMIT": 3, "CANCEL": 4}
 
 
-def test_cancel_beats_time_limit_beats_preempt_beats_drain() -> None:
-    order = [StopCause.DRAIN, StopCause.PREEMPT, StopCause.TIME_LIMIT, StopCause.CANCEL]
+def test_cancel_beats_time_limit_beats_preempt_beats_drain_beats_requeue() -> None:
+    order = [StopCause.REQUEUE, StopCause.DRAIN, StopCause.PREEMPT, StopCause.TIME_LIMIT, StopCause.CANCEL]
     for place, weaker in enumerate(order):
         assert stronger(None, weaker) == weaker
         for winner in order[place:]:
