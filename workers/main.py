@@ -63,7 +63,8 @@ def build_agent(settings: Settings) -> Agent:
         )
     )
     containers = _containers(settings, root / "containers")
-    hide = tuple(str(p) for p in (root / "cache", settings.data_dir.expanduser()) if p.exists())
+    secrets = [Path(settings.registry_credentials_dir)] if settings.registry_credentials_dir else []
+    hide = tuple(str(p) for p in (root / "cache", settings.data_dir.expanduser(), *secrets) if p.exists())
     db = Database(
         settings.agent_url, pool_size=2, application_name=f"cfab-agent {settings.node}"[:63],
         statement_timeout_s=settings.statement_timeout_s,

@@ -29,7 +29,7 @@ MAX_REMEMBERED = 10_000
 
 
 class ImageAway(Unavailable):
-    """The registry of the image cannot be asked at the moment; try again."""
+    """The image cannot be checked or had at the moment; try again."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class ImageGate:
             message = f"Image {image} may not be used by tenant {tenant}: {exc}"
             raise Refused(message, image=image, policy=policy.value) from exc
         except (RegistryAway, LoginMissing) as exc:
-            raise ImageAway(f"Image {image} cannot be checked now: {exc}", image=image) from exc
+            raise ImageAway(f"Image {image} cannot be used now: {exc}", image=image) from exc
         return Admitted(f"{_as_written(image)}@{digest}", digest, signer.name, login)
 
     def _login(self, name: ImageName, tenant_id: UUID, tenant: str, trust: ImageTrust) -> Chosen:

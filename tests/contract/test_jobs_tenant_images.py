@@ -127,4 +127,4 @@ def test_registry_that_is_away_is_503_with_a_time_to_come_again(settings: Settin
     client = create_app(closed, app.extensions["cfab"].db, Bells()).test_client()
     answer = Caller(client, COMPUTE, TOKEN).post("/jobs", json={"image": "127.0.0.1:1/acme/tool:1"})
     assert (answer.status_code, answer.json["error"]) == (503, "dependency_down")
-    assert int(answer.headers["Retry-After"]) > 0 and "cannot be checked now" in answer.json["message"]
+    assert int(answer.headers["Retry-After"]) > 0 and "cannot be used now" in answer.json["message"]

@@ -10,7 +10,6 @@ from app.domain.gang import RUNNER_PREFIX
 from app.domain.job import Assignment
 from config.settings import Settings
 from workers.agent.confinement import Confinement
-from workers.agent.registries import credentials_for
 from workers.containers.recipe import FILES, WORK
 from workers.runners.base import RunSpec
 from workers.runners.container import ContainerSpec
@@ -75,7 +74,7 @@ def container_spec(one: Assignment, slot: int, deadline: float, settings: Settin
     """The specification of an assignment that runs in a container of its image.
 
     The image's own environment, user and working directory stand; a command takes the place of its entry point, and
-    without one the image's program is run with the arguments.
+    without one the image's program is run with the arguments. The login for its registry comes later.
     """
     env = {"HOME": WORK, "TMPDIR": "/tmp", **one.environment, **_fabric_env(one)}
     files = {}
@@ -103,7 +102,6 @@ def container_spec(one: Assignment, slot: int, deadline: float, settings: Settin
         image=one.image or "",
         own_entrypoint=not given,
         pull=settings.container_pull,
-        credentials=credentials_for(one.image or "", settings.registry_auth),
     )
 
 

@@ -15,6 +15,7 @@ from app.domain.policy import Ending
 from app.services.report import Finished
 from app.storage.database import Database
 from config.settings import Settings
+from workers.agent.admission import Admission
 from workers.agent.confinement import Confinement
 from workers.agent.gang import Gangs
 from workers.agent.launch import container_spec, run_spec
@@ -24,6 +25,7 @@ from workers.agent.registry import Entry, Registry
 from workers.agent.reporter import refused
 from workers.artifacts import ArtifactCache, ArtifactError, FetchCancelled
 from workers.runners.base import Runner, RunnerError, RunSpec, StartRefused
+from workers.runners.container import ContainerSpec
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class Starter:
         self._stopping = stopping
         self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="start")
+        self._admission = Admission(settings, db, self._admitted)
         self.gangs = Gangs(
             db, registry, address, Ports(settings.gang_port_range), settings.gang_barrier_s, self._start_soon,
             self._refuse, wake, stopping,
@@ -69,6 +72,7 @@ class Starter:
             if not entry.launched:
                 entry.cancelled.set()
         self.gangs.stop()
+        self._admission.stop()
         self._fetchers.shutdown(wait=False, cancel_futures=True)
         self._starter.shutdown(cancel_futures=True)
 
@@ -115,6 +119,9 @@ class Starter:
     def _prepare(self, one: Assignment, entry: Entry) -> RunSpec | None:
         """What to start at once; None when its program, or its gang, is on its way and starts the attempt then."""
         spec = self._spec(one, entry)
+        if isinstance(spec, ContainerSpec):
+            self._admission.ask(one, entry, spec)
+            return None
         if one.binary_url is None:
             return self._with_gang(one, entry, spec)
         entry.artifact = self._cache.cached(one.binary_url, one.binary_sha256 or "")
@@ -122,6 +129,17 @@ class Starter:
             self._fetchers.submit(self._fetch_and_start, one, entry, spec)
             return None
         return self._with_gang(one, entry, spec.with_executable(str(entry.artifact.path)))
+
+    def _admitted(self, one: Assignment, entry: Entry, spec: RunSpec) -> None:
+        """Goes on with a container whose image was checked."""
+        try:
+            ready = self._with_gang(one, entry, spec)
+        except Exception as exc:
+            log.exception("attempt %s could not be prepared", entry.attempt_id)
+            self._refuse(entry, Ending(started=False, node_fault=True), f"the node could not prepare the job: {exc}")
+            return
+        if ready is not None:
+            self._start_all([(entry, ready)])
 
     def _with_gang(self, one: Assignment, entry: Entry, spec: RunSpec) -> RunSpec | None:
         """A plain job's specification to start at once; a member of a gang waits for the others."""

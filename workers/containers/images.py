@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from workers.containers.engine import Engine, EngineError, registry_header
+from workers.containers.private import PrivateImages
+from workers.containers.recipe import Wanted
 from workers.containers.reference import Reference
 
 RESOLVE_TIMEOUT_S = 60.0
@@ -23,7 +25,8 @@ TELL_EVERY_S = 2.0
 _MIB = 1 << 20
 _REFUSALS = re.compile(
     r"manifest unknown|not found|does not exist|access denied|unauthorized|authentication required|no basic auth"
-    r"|no matching manifest|invalid reference|invalid checksum|unsupported|name unknown",
+    r"|no matching manifest|invalid reference|invalid checksum|verification failed|unexpected commit digest"
+    r"|unsupported|name unknown",
     re.IGNORECASE,
 )
 _FAULTS = re.compile(
@@ -46,11 +49,15 @@ class PullCancelled(Exception):
 
 
 class Image(NamedTuple):
-    """An image on this host: its id, the registry's digest (None for one that never was in a registry), its name."""
+    """An image on this host: its id, the registry's digest (None for one that never was in a registry), its name.
+
+    `digests` are all that it was pulled by, in whichever repository.
+    """
 
     id: str
     digest: str | None
     name: str
+    digests: tuple[str, ...] = ()
 
 
 class Images:
@@ -63,37 +70,57 @@ class Images:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._used: dict[str, float] = {}
+        self._private = PrivateImages(f"{memory_path}.private")
         with contextlib.suppress(OSError, ValueError):
             with open(memory_path, encoding="utf-8") as file:
                 self._used = {str(name): float(at) for name, at in json.load(file).items()}
 
-    def bring(
-        self,
-        reference: Reference,
-        pull: str,
-        credentials: Mapping[str, str] | None,
-        say: Say,
-        cancelled: Callable[[], bool],
-    ) -> Image:
+    def bring(self, wanted: Wanted, say: Say, cancelled: Callable[[], bool]) -> Image:
         """Return the image, on this host. `pull` is always (a tag is looked up each time), missing, or never.
 
+        One that was refused before it came here is refused in the same words, so that they are in the job's log too.
         Raises ImageRefused, ImageUnavailable, PullCancelled.
         """
-        local = self._local(reference.name, reference) if reference.digest or pull != "always" else None
+        if wanted.refused:
+            raise ImageRefused(wanted.refused)
+        if wanted.trouble:
+            raise ImageUnavailable(wanted.trouble)
+        for note in wanted.notes:
+            say(note)
+        reference = wanted.image
+        local = self._local(reference.name, reference) if reference.digest or wanted.pull != "always" else None
         if local is not None:
+            self._check_access(local, wanted)
             return self._noted(local)
-        if pull == "never":
+        if wanted.pull == "never":
             raise ImageRefused(f"image {reference.name} is not on this node, and this node pulls none")
-        digest = reference.digest or self._resolve(reference, credentials)
+        digest = reference.digest or self._resolve(reference.name, wanted.credentials)
         name = reference.pinned(digest)
         local = self._local(name, reference)
         pulled = local is None
         if local is None:
-            self._pull(reference, digest, credentials, say, cancelled)
+            if wanted.scope:
+                self._private.allow(digest, wanted.scope)
+            self._pull(reference, digest, wanted.credentials, say, cancelled)
             local = self._local(name, reference)
         if local is None:
             raise ImageUnavailable(f"image {name} was pulled and is not there")
+        self._let(digest, wanted.scope)
         return self._noted(Image(local.id, digest, name), pulled)
+
+    def _check_access(self, local: Image, wanted: Wanted) -> None:
+        """Have the registry say that a job may have an image which another tenant's credentials brought here."""
+        digest = self._private.barred(local.digests, wanted.scope)
+        if digest is not None:
+            self._resolve(wanted.image.pinned(digest), wanted.credentials)
+            self._let(digest, wanted.scope)
+
+    def _let(self, digest: str, scope: str) -> None:
+        """The registry let this job have it. Without a tenant's own credentials that holds for everybody."""
+        if not scope:
+            self._private.open(digest)
+        elif self._private.barred((digest,), scope) is not None:
+            self._private.allow(digest, scope)
 
     def _local(self, name: str, reference: Reference) -> Image | None:
         try:
@@ -104,15 +131,16 @@ class Images:
             raise ImageUnavailable(f"the Docker Engine cannot tell about image {name}: {exc}") from exc
         digests = [one.partition("@") for one in found.get("RepoDigests") or []]
         ours = [digest for repository, _, digest in digests if repository == reference.repository]
-        return Image(found["Id"], reference.digest or (ours[0] if ours else None), name)
+        every = tuple(digest for _, _, digest in digests)
+        return Image(found["Id"], reference.digest or (ours[0] if ours else None), name, every)
 
-    def _resolve(self, reference: Reference, credentials: Mapping[str, str] | None) -> str:
+    def _resolve(self, name: str, credentials: Mapping[str, str] | None) -> str:
         headers = registry_header(credentials)
-        path = f"/distribution/{reference.name}/json"
+        path = f"/distribution/{name}/json"
         try:
             found = self._engine.call("GET", path, headers=headers, timeout_s=RESOLVE_TIMEOUT_S)
         except EngineError as exc:
-            raise _trouble(reference.name, exc.status, str(exc)) from exc
+            raise _trouble(name, exc.status, str(exc)) from exc
         return str(found["Descriptor"]["digest"])
 
     def _pull(
@@ -156,6 +184,7 @@ class Images:
         """Remove the images brought here that were used longest ago, until the rest fits. Never raises."""
         with contextlib.suppress(EngineError, KeyError, TypeError), self._lock:
             sizes = {name: int(one["Size"]) for one in self._listed() for name in one.get("RepoDigests") or []}
+            self._private.prune({name.partition("@")[2] for name in sizes})
             self._used = {name: at for name, at in self._used.items() if name in sizes}
             total = sum(sizes[name] for name in self._used)
             for name in sorted(self._used, key=self._used.__getitem__):

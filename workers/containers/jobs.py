@@ -248,10 +248,7 @@ class Jobs:
         wanted = attempt.wanted
         assert wanted is not None
         try:
-            image = self._images.bring(
-                wanted.image, wanted.pull, wanted.credentials, lambda text: self._say(attempt, text),
-                lambda: attempt.state == ENDED,
-            )  # fmt: skip
+            image = self._images.bring(wanted, lambda text: self._say(attempt, text), lambda: attempt.state == ENDED)
             attempt.record["image_digest"] = image.digest
             attempt.container = self._create(attempt, wanted, image.id)
         except PullCancelled:

@@ -23,7 +23,11 @@ NETWORKS = ("none", "bridge")
 
 
 class Wanted(NamedTuple):
-    """A container job: what all jobs have, and its image."""
+    """A container job: what all jobs have, and its image.
+
+    `scope` is the tenant whose own `credentials` these are, empty where they are everybody's. `refused` or `trouble`
+    says why the image may not be used, or could not be checked; `notes` are for the job's log.
+    """
 
     spec: Spec
     image: Reference
@@ -31,6 +35,10 @@ class Wanted(NamedTuple):
     pull: str
     network: str
     credentials: dict[str, str] | None
+    scope: str = ""
+    refused: str = ""
+    trouble: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def parse_wanted(raw: Any) -> Wanted:
@@ -41,6 +49,8 @@ def parse_wanted(raw: Any) -> Wanted:
     image, own = rest.pop("image", None), rest.pop("own_entrypoint", False)
     pull, network = rest.pop("pull", "always"), rest.pop("network", "none")
     credentials = rest.pop("credentials", None)
+    said = {name: rest.pop(name, "") for name in ("scope", "refused", "trouble")}
+    notes = rest.pop("notes", [])
     if not isinstance(image, str):
         raise BadSpec(f"image is {image!r}: it must be a container image's name")
     if pull not in PULLS:
@@ -49,13 +59,19 @@ def parse_wanted(raw: Any) -> Wanted:
         raise BadSpec(f"network is {network!r}: it must be one of {', '.join(NETWORKS)}")
     if credentials is not None and not isinstance(credentials, dict):
         raise BadSpec("credentials must be an object")
+    wrong = next((name for name, text in said.items() if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise BadSpec(f"{wrong} is {said[wrong]!r}: it must be a text")
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise BadSpec("notes must be a list of texts")
     try:
         reference = parse_reference(image)
     except BadReference as exc:
         raise BadSpec(str(exc)) from exc
     bare = own is True and rest.get("argv") == []
     spec = parse_spec({**rest, "argv": ["image"]} if bare else rest)
-    return Wanted(spec._replace(argv=[]) if bare else spec, reference, own is True, pull, network, credentials)
+    spec = spec._replace(argv=[]) if bare else spec
+    return Wanted(spec, reference, own is True, pull, network, credentials, **said, notes=tuple(notes))
 
 
 def container_config(wanted: Wanted, image_id: str, directory: str, labels: dict[str, str]) -> dict[str, Any]:

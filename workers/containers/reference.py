@@ -56,6 +56,6 @@ def parse_reference(text: str) -> Reference:
     host, path = (first, path) if named else (DEFAULT_HOST, rest)
     if named and not _HOST_PORT.match(host):
         raise BadReference(f"image {text!r}: {host!r} is not a registry's address")
-    if not _PATH.match(path):
+    if not _PATH.match(path) or rest == "sha256":
         raise BadReference(f"image {text!r}: {path!r} is not a repository's name, which is in lower case")
     return Reference(host, rest, tag, digest or None)

@@ -23,7 +23,7 @@ from workers.containers.leftovers import recover
 from workers.containers.recipe import parse_wanted
 from workers.keeper.spec import BadSpec
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 SOCKET_NAME = "keeper.sock"
 MAX_LINE_BYTES = 16 * 1024 * 1024
 MAX_QUEUED = 20_000

@@ -22,6 +22,7 @@ SAMPLERS = 8
 SAMPLE_TIMEOUT_S = 5.0
 REBIRTH_S = 15.0
 REBIRTH_RETRY_S = 0.2
+_SINCE_3 = ("scope", "refused", "trouble", "notes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,9 @@ class ContainerSpec(RunSpec):
     """One attempt to run in a container of `image`; `network` is none, or bridge (the fabric's own).
 
     With `own_entrypoint` the image's program is run and argv are its arguments; else argv is the program. `pull` is
-    always (a tag is looked up at its registry each time), missing, or never. `credentials` are the registry's.
+    always (a tag is looked up at its registry each time), missing, or never. `credentials` are the registry's, the
+    tenant `scope`'s own where that is given. An image that is `refused`, or in `trouble`, ends the attempt with these
+    words at once, in its log and its record; `notes` go to its log.
     """
 
     network: str = "none"
@@ -37,6 +40,19 @@ class ContainerSpec(RunSpec):
     own_entrypoint: bool = False
     pull: str = "always"
     credentials: dict[str, str] | None = field(default=None, repr=False)
+    scope: str = ""
+    refused: str = ""
+    trouble: str = ""
+    notes: tuple[str, ...] = ()
+
+    def to_wire(self) -> dict[str, Any]:
+        """Return it as plain JSON values; without what an older keeper does not know, where there is nothing of it."""
+        # Not super(): a dataclass with slots is another class than the one that this method was written in.
+        wire = RunSpec.to_wire(self)
+        for name in _SINCE_3:
+            if not wire[name]:
+                del wire[name]
+        return wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +106,11 @@ class ContainerRunner(ProcessRunner):
         except BadSpec as exc:
             raise RunnerError(f"attempt {spec.attempt_id}: {exc}") from exc
         return spec
+
+    def _version_for(self, spec: RunSpec) -> int:
+        """The version of the keeper's protocol that a spec needs."""
+        needed = super()._version_for(spec)
+        return 3 if any(getattr(spec, name, None) for name in _SINCE_3) else needed
 
     def work_dir(self, attempt_id: str) -> str:
         """Return the writable directory, as the job sees it."""

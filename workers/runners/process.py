@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 FILES_SINCE = 2
 """The first version of the keeper's protocol that has files."""
-TOO_OLD = "the keeper that runs on this node is older than its agent and knows no files: end it when it is idle"
+TOO_OLD = "the keeper that runs on this node is older than its agent and cannot start this: end it when it is idle"
 
 Fetch = Callable[[RunSpec, Cancelled], RunSpec]
 
@@ -93,10 +93,14 @@ class ProcessRunner:
         """Start several attempts in one exchange."""
         if not specs:
             return []
-        fit = [not spec.files or int(self._hello.get("version", 1)) >= FILES_SINCE for spec in specs]
+        fit = [int(self._hello.get("version", 1)) >= self._version_for(spec) for spec in specs]
         sent = [{"cmd": "start", "spec": spec.to_wire()} for spec, fits in zip(specs, fit, strict=True) if fits]
         replies = iter(self._client.call_many(sent) if sent else ())
         return [_answer(next(replies)) if fits else StartRefused("old", TOO_OLD) for fits in fit]
+
+    def _version_for(self, spec: RunSpec) -> int:
+        """The version of the keeper's protocol that a spec needs."""
+        return FILES_SINCE if spec.files else 1
 
     def stop(self, attempt_id: str, grace_s: float, cause: str) -> None:
         """SIGTERM, and SIGKILL after the grace."""

@@ -211,7 +211,7 @@ class TestSigned:
         signer.sign(shelf, "team/away", pushed("team/away:1"))
         registry.stop_registry()
         try:
-            with pytest.raises(Unavailable, match="cannot be checked now"):
+            with pytest.raises(Unavailable, match="cannot be used now"):
                 gate("team/away:1")
         finally:
             registry.start_registry()
@@ -245,7 +245,7 @@ class TestReach:
             gate("team/tool:1", registry_hosts=())
 
     def test_named_with_tls_it_is_not_asked_without(self, gate: Gate, registry: TestEngine) -> None:
-        with pytest.raises(Unavailable, match="cannot be checked now"):
+        with pytest.raises(Unavailable, match="cannot be used now"):
             gate("team/tool:1", registry_hosts=(registry.registry,))
 
     def test_metadata_services_are_never_asked(

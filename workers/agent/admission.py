@@ -1,0 +1,71 @@
+"""Before a container starts: its tenant's policy about images, checked on its node, and the login for its registry."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from app.domain.errors import FabricError, Refused
+from app.domain.image_name import BadImageName, parse_image_name
+from app.domain.job import Assignment
+from app.services.images import ImageGate
+from app.storage.database import Database
+from config.settings import Settings
+from workers.agent.registry import Entry
+from workers.runners.container import ContainerSpec
+
+log = logging.getLogger(__name__)
+
+ASKERS = 4
+CHECK_S = 20.0
+
+
+class Admission:
+    """Asks for each container attempt, in threads of its own; then hands its specification on, whatever came of it."""
+
+    def __init__(
+        self, settings: Settings, db: Database, then: Callable[[Assignment, Entry, ContainerSpec], None]
+    ) -> None:
+        """`then` gets every attempt that was asked about. Raises SettingsError for trusted keys that are none."""
+        self._db = db
+        self._then = then
+        self._gate = ImageGate(settings, CHECK_S, ASKERS)
+        self._threads = ThreadPoolExecutor(ASKERS, thread_name_prefix="admit")
+
+    def ask(self, one: Assignment, entry: Entry, spec: ContainerSpec) -> None:
+        """Begins to ask, and returns."""
+        self._threads.submit(self._ask, one, entry, spec)
+
+    def stop(self) -> None:
+        """Asks nothing more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _ask(self, one: Assignment, entry: Entry, spec: ContainerSpec) -> None:
+        try:
+            answered = self._answered(one, spec)
+        except Exception as exc:
+            log.exception("the image of attempt %s could not be checked", entry.attempt_id)
+            answered = replace(spec, trouble=f"the node could not check the image: {type(exc).__name__}")
+        self._then(one, entry, answered)
+
+    def _answered(self, one: Assignment, spec: ContainerSpec) -> ContainerSpec:
+        """The specification of exactly the image that was checked, or one that says why it is not to run."""
+        try:
+            found = self._gate.admit(self._db, one.tenant_id, spec.image, to_run=True)
+        except Refused as exc:
+            return replace(spec, refused=exc.message)
+        except FabricError as exc:
+            return replace(spec, trouble=exc.message)
+        login, owner = found.chosen
+        credentials = None if login is None else login.as_engine_takes_it(_registry(found.image))
+        notes = () if found.signer is None else (f"image {found.image} is signed by key {found.signer}",)
+        return replace(spec, image=found.image, credentials=credentials, scope=owner, notes=notes)
+
+
+def _registry(image: str) -> str:
+    try:
+        return parse_image_name(image).registry
+    except BadImageName:
+        return ""
