@@ -50,7 +50,7 @@ def database_url(servers: TestServers) -> Iterator[str]:
 @pytest.fixture
 def empty_database_url(servers: TestServers) -> Iterator[str]:
     """A fresh database without any table."""
-    url = servers.database(template=None)
+    url = servers.empty_database()
     yield url
     servers.drop(url)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import uuid
 from pathlib import Path
 
 import psycopg2
@@ -13,6 +12,7 @@ from app.local.ports import free_port
 from app.local.postgres import PostgresServer
 from app.local.valkey import ValkeyServer
 from app.storage.migrate import AGENT_ROLE, upgrade
+from tests.databases import REMEMBER, Databases
 
 PASSWORD = "only-for-tests"
 TEMPLATE = "template_fabric"
@@ -29,6 +29,7 @@ class TestServers:
         self._root.chmod(0o711)
         self._postgres: PostgresServer | None = None
         self._valkey: ValkeyServer | None = None
+        self._databases: Databases | None = None
 
     @property
     def postgres(self) -> PostgresServer:
@@ -39,8 +40,10 @@ class TestServers:
             server.create()
             server.start()
             self._postgres = server
-            self._run(f"CREATE ROLE {AGENT_ROLE} LOGIN PASSWORD '{PASSWORD}'", f"CREATE DATABASE {TEMPLATE}")
+            _run(server.url(), f"CREATE ROLE {AGENT_ROLE} LOGIN PASSWORD '{PASSWORD}'", f"CREATE DATABASE {TEMPLATE}")
             upgrade(server.url(TEMPLATE))
+            _run(server.url(TEMPLATE), REMEMBER)
+            self._databases = Databases(server.url, TEMPLATE)
         return self._postgres
 
     @property
@@ -53,31 +56,28 @@ class TestServers:
             self._valkey = server
         return self._valkey
 
-    def database(self, template: str | None = TEMPLATE) -> str:
-        """The URL of a fresh database: a copy of the migrated template, or an empty one."""
-        name = f"t_{uuid.uuid4().hex[:12]}"
+    @property
+    def databases(self) -> Databases:
+        """The databases of this run's PostgreSQL."""
         assert self.postgres.pid is not None
-        self._run(f"CREATE DATABASE {name} TEMPLATE {template or 'template1'}")
-        return self.postgres.url(name)
+        assert self._databases is not None
+        return self._databases
+
+    def database(self) -> str:
+        """The URL of a fresh database, migrated."""
+        return self.postgres.url(self.databases.take())
+
+    def empty_database(self) -> str:
+        """The URL of a fresh database without any table."""
+        return self.postgres.url(self.databases.take_empty())
 
     def drop(self, url: str) -> None:
-        """Drops a database with whoever is still connected."""
-        self._run(f"DROP DATABASE IF EXISTS {url.rsplit('/', 1)[1]} WITH (FORCE)")
+        """Takes a database back with whoever is still connected."""
+        self.databases.give_back(url.rsplit("/", 1)[1])
 
     def agent_url(self, url: str) -> str:
         """The same database by the agents' restricted login."""
         return self.postgres.url(url.rsplit("/", 1)[1], AGENT_ROLE, PASSWORD)
-
-    def _run(self, *statements: str) -> None:
-        assert self._postgres is not None
-        connection = psycopg2.connect(self._postgres.url())
-        connection.autocommit = True
-        try:
-            with connection.cursor() as cursor:
-                for statement in statements:
-                    cursor.execute(statement)
-        finally:
-            connection.close()
 
     def close(self) -> None:
         """Stops the servers and removes their files."""
@@ -85,3 +85,14 @@ class TestServers:
             if server is not None:
                 server.stop()
         shutil.rmtree(self._root, ignore_errors=True)
+
+
+def _run(url: str, *statements: str) -> None:
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+    finally:
+        connection.close()
