@@ -12,6 +12,7 @@ _RUN: Mapping[str, tuple[str, str]] = {
     "up": ("app.local.up:command", "Run the whole fabric on this machine until Ctrl-C."),
     "token": ("app.local.tokens.command:command", "Print the machine's token, or sign one for a tenant."),
     "demo": ("app.local.demo.command:command", "Show the whole fabric at work, then leave nothing."),
+    "simulate": ("app.cli.simulate:command", "Try the scheduler on a load, in virtual time."),
 }
 _USE: Mapping[str, tuple[str, str]] = {
     "submit": ("app.cli.submit:command", "Submit a program or a script."),

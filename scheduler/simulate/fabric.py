@@ -24,6 +24,9 @@ from scheduler.simulate.sim_node import SimNode, SimNodes
 from scheduler.simulate.tally import Tally
 from scheduler.simulate.trace import TraceJob
 
+IDLE_S = 60.0
+"""How often the planner runs while jobs wait and nothing starts or ends."""
+
 
 @dataclass(frozen=True)
 class Ways:
@@ -67,16 +70,17 @@ class Fabric:
         self._shapes: dict[tuple[int, int], Resources] = {}
         self._deaf: set[tuple[PriorityClass, Resources]] = set()
         self._attempts = 0
-        self._now = 0.0
+        self._now = self._next_plan = 0.0
+        self._last_plan = -math.inf
         self.tally = Tally("fabric", jobs, cluster.all_gpus)
 
     def run(self) -> Tally:
         """Runs until every job is done."""
-        at, told, next_plan = 0, 0, 0.0
+        at, told = 0, 0
         while at < len(self._jobs) or self._ends:
             submit = self._jobs[at].submit_s if at < len(self._jobs) else math.inf
             end = self._ends[0][0] if self._ends else math.inf
-            cycle = next_plan if self._backlog.count else math.inf
+            cycle = max(self._next_plan, self._now) if self._backlog.count else math.inf
             self._now = min(submit, end, cycle)
             if end <= self._now:
                 self._end(heapq.heappop(self._ends)[2])
@@ -85,12 +89,18 @@ class Fabric:
                 at += 1
             else:
                 self._plan()
-            if next_plan <= self._now:
-                next_plan = (self._now // self._ways.plan_s + 1) * self._ways.plan_s
+            if cycle > self._now:
+                # Something changed: the next cycle may find something to do. Otherwise one a minute will.
+                self._next_plan = min(self._next_plan, self._tick(self._last_plan + self._ways.plan_s))
             if self.tally.done >= told:
                 told += max(1, len(self._jobs) // 200)
                 self._say(f"fabric: {self.tally.done:,} of {len(self._jobs):,} jobs, day {self._now / 86400:.1f}")
         return self.tally
+
+    def _tick(self, at: float) -> float:
+        """The first cycle from then on, not before now."""
+        every = self._ways.plan_s
+        return -(-max(at, self._now) // every) * every
 
     def _submit(self, number: int) -> None:
         trace = self._jobs[number]
@@ -186,6 +196,7 @@ class Fabric:
         began = time.process_time()
         made = plan(snapshot, self._now, self._ways.rules)
         self.tally.cycle_ms.append((time.process_time() - began) * 1000)
+        self._last_plan, self._next_plan = self._now, self._tick(self._now + max(IDLE_S, self._ways.plan_s))
         self._apply(made)
 
     def _live_view(self) -> tuple[Running, ...]:

@@ -19,7 +19,6 @@ class Tally:
         self.preemptions = 0
         self.lost_gpu_s = 0.0
         self.cycle_ms = array("d")
-        self.refused = 0
         self.done = 0
         self.series: list[tuple[float, int]] = []
         self._busy, self._busy_gpu_s, self._since = 0, 0.0, 0.0
@@ -49,5 +48,5 @@ class Tally:
         return (self._busy_gpu_s - self.lost_gpu_s) / (self.gpus * self.window_s) if self.window_s else 0.0
 
     def wait_s(self, number: int) -> float:
-        """From submission until the first start; jobs that were refused have none."""
+        """From submission until the first start."""
         return self.first_start[number] - self.jobs[number].submit_s
