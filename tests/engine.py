@@ -25,7 +25,7 @@ from workers.containers.engine import Engine, EngineError
 
 TEST_IMAGE = "cfab-test:1"
 START_S = 30.0
-APPLETS = "sh awk cat date dd df echo env false grep head id ip kill ls mkdir mount nc nproc printf ps pwd rm seq sleep sort test touch true wc wget yes"  # noqa: E501
+APPLETS = "sh awk cat date dd df echo env false grep head id ip kill ls mkdir mount nc nproc nslookup printf ps pwd rm seq sleep sort test touch true wc wget yes"  # noqa: E501
 
 
 def missing(reason: str) -> None:
@@ -44,8 +44,8 @@ class TestEngine:
 
     __test__ = False
 
-    def __init__(self, prefix: Sequence[str] = (), place: str = "/tmp") -> None:
-        self._prefix = list(prefix)
+    def __init__(self, prefix: Sequence[str] = (), place: str = "/tmp", options: Sequence[str] = ()) -> None:
+        self._prefix, self._options = list(prefix), list(options)
         if os.geteuid() != 0:
             missing("a Docker Engine of the tests' own needs root")
         lacking = [name for name in ("dockerd", "docker-registry", "busybox") if shutil.which(name) is None]
@@ -68,6 +68,7 @@ class TestEngine:
         words = [
             *self._prefix, "dockerd", "--data-root", f"{self.root}/data", "--exec-root", f"{self.root}/exec",
             "-p", f"{self.root}/docker.pid", "-H", f"unix://{self.socket}", *([] if self._prefix else alone),
+            *self._options,
         ]  # fmt: skip
         env = {**os.environ, "PATH": f"{self._hooks}:{os.environ['PATH']}"}
         self._start("dockerd", words, env)

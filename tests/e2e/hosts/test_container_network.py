@@ -42,9 +42,10 @@ class Place:
             ip("-n", self.network.namespace(OUTSIDE), "address", "add", f"{address}/32", "dev", "lo")
         ip("-n", self.network.namespace(HOST), "route", "add", "default", "via", self.outside)
         self._servers = [self._serve(host) for host in (HOST, OUTSIDE)]
+        self._servers.append(self._serve_names())
         self.labs = self.network.root / "labs"
         self.labs.mkdir(0o711)
-        self.engine = TestEngine(self.network.words(HOST, []), str(self.network.root))
+        self.engine = TestEngine(self.network.words(HOST, []), str(self.network.root), ["--dns", self.outside])
 
     def run_on_host(self, script: str) -> None:
         """A shell script as an operator runs it on the host."""
@@ -79,6 +80,30 @@ class Place:
 
         threading.Thread(target=answer, daemon=True).start()
         return server
+
+    def _serve_names(self) -> socket.socket:
+        """A name server outside: every name has the public address."""
+        with self.network.inside(OUTSIDE):
+            server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            server.bind((self.outside, 53))
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    asked, peer = server.recvfrom(512)
+                    server.sendto(name_answer(asked), peer)
+
+        threading.Thread(target=answer, daemon=True).start()
+        return server
+
+
+def name_answer(asked: bytes) -> bytes:
+    """The answer to a question for an address: the public one for version 4, none for version 6."""
+    end = asked.index(b"\0", 12) + 5
+    question, kind = asked[12:end], asked[end - 4 : end - 2]
+    record = b"\xc0\x0c" + b"\0\1\0\1" + b"\0\0\0\x3c" + b"\0\4" + socket.inet_aton(PUBLIC)
+    found = kind == b"\0\1"
+    return asked[:2] + b"\x81\x80\0\1" + (b"\0\1" if found else b"\0\0") + b"\0\0\0\0" + question + record * found
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +143,10 @@ def test_a_bridge_leads_outside_under_the_host_s_address(place: Place, lab: Lab)
                     "127.0.0.1 no"]  # fmt: skip
 
 
+def test_names_are_found_on_a_bridge(lab: Lab) -> None:
+    assert f"Address: {PUBLIC}" in told(lab, "nslookup fabric.test", "bridge")
+
+
 def test_none_leads_nowhere(place: Place, lab: Lab) -> None:
     addresses = (place.outside, PUBLIC, METADATA, place.host, "172.17.0.1", "127.0.0.1")
     assert told(lab, "ls /sys/class/net\n" + tries(*addresses), "none") == ["lo", *(f"{one} no" for one in addresses)]
@@ -136,9 +165,15 @@ def test_the_documented_rules_keep_jobs_from_all_but_public_addresses(place: Pla
     gateway = told(lab, "ip route | awk '/default/ {print $3}'", "bridge", "a0")[0]
     inner = (place.outside, METADATA, place.host, gateway)
     assert [line.endswith(" no") for line in told(lab, tries(*inner), "bridge", "a1")] == [False] * 4
-    place.run_on_host(documented_rules())
+    keep_away, let_ask = documented()
+    place.run_on_host(keep_away)
     assert told(lab, tries(*inner), "bridge", "a2") == [f"{one} no" for one in inner]
     assert told(lab, tries(PUBLIC), "bridge", "a3") == [f"{PUBLIC} seen as {place.host}"]
+    # The name server has a private address here, for which the page has a rule of its own.
+    assert told(lab, "nslookup fabric.test >/dev/null 2>&1 || echo no", "bridge", "a4") == ["no"]
+    place.run_on_host(f"NAME_SERVER={place.outside}\n{let_ask}")
+    assert f"Address: {PUBLIC}" in told(lab, "nslookup fabric.test", "bridge", "a5")
+    assert told(lab, tries(place.outside), "bridge", "a6") == [f"{place.outside} no"]
 
 
 def test_a_network_that_cannot_be_made_is_the_node_s_fault(lab: Lab, place: Place) -> None:
@@ -152,8 +187,7 @@ def test_a_network_that_cannot_be_made_is_the_node_s_fault(lab: Lab, place: Plac
     assert lab.run_program("a2", ["true"], network="bridge").exit_code == 0
 
 
-def documented_rules() -> str:
-    """The script with which operators keep jobs from the network around them."""
+def documented() -> list[str]:
+    """The commands with which operators keep jobs from the network around them, as the page has them."""
     page = (REPOSITORY / "docs" / "containers.md").read_text(encoding="utf-8")
-    (script,) = re.findall(r"```sh\n(.*?iptables.*?)```", page, re.S)
-    return str(script)
+    return [script for script in re.findall(r"```sh\n(.*?)```", page, re.S) if "iptables" in script]
