@@ -308,6 +308,12 @@ class Settings:
         _one_of("off", "host"),
         "Whether this node takes members of gangs in containers: host gives them, and them alone, its own network.",
     )
+    gpu_sharing: str = _setting(
+        "off", _one_of("off", "memory"), "memory: jobs that ask for a slice share this node's GPUs; off: one job each."
+    )
+    gpu_overuse: str = _setting(
+        "note", _one_of("note", "kill"), "What happens to a job that uses more GPU memory than its slice has."
+    )
     cluster: str = _setting("default", str, "Cluster that a node belongs to.")
     node_labels: str = _setting("", str, "Labels of a node, such as zone=a,disk=nvme.")
     sandbox: str = _setting("preferred", _one_of("required", "preferred", "off"), "Whether jobs run under bubblewrap.")

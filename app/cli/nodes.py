@@ -21,7 +21,8 @@ from app.cli.render import moment, plain, print_json, span
 
 JOB_CELLS, UUID_CELLS = 36, 40
 _STATE = {"ready": "green", "draining": "magenta", "offline": "bright_black"}
-_GPU = {"free": ("▯", "green"), "held": ("▮", "cyan"), "out": ("✗", "red")}
+_GPU = {"free": ("▯", "green"), "held": ("▮", "cyan"), "shared": ("▤", "cyan"), "out": ("✗", "red")}
+_SHARED = {"yes": True, "no": False, "default": None}
 _BARS = ("SLOTS", "CPUS", "MEMORY")
 _RESOURCES = {"slots": "slots", "cpus": "CPUs", "memory_bytes": "memory"}
 
@@ -113,13 +114,20 @@ def label(*, client: Client, as_json: bool, name: str, labels: Sequence[tuple[st
 @click.argument("gpu", metavar="UUID|INDEX")
 @click.option("--out", "reason", metavar="REASON", help="No job gets it from now on; one that has it goes on.")
 @click.option("--in", "back", is_flag=True, help="Jobs get it again.")
+@click.option(
+    "--shared", type=click.Choice(tuple(_SHARED)), help="Whether jobs may share it; default: as CFAB_GPU_SHARING says."
+)
 @fabric_command
-def gpu(*, client: Client, as_json: bool, name: str, gpu: str, reason: str | None, back: bool) -> ExitCode:
-    """Take a GPU out of a node, or put it in again; the rest of the node works on."""
-    if back == (reason is not None):
-        raise click.UsageError("say either --out REASON or --in")
+def gpu(
+    *, client: Client, as_json: bool, name: str, gpu: str, reason: str | None, back: bool, shared: str | None
+) -> ExitCode:
+    """Take a GPU out of a node, put it in again, or let jobs share it; the rest of the node works on."""
+    if (back and reason is not None) or not (back or reason is not None or shared):
+        raise click.UsageError("say --out REASON or --in, or --shared yes, no or default")
+    changes: dict[str, Any] = {"out": reason} if back or reason is not None else {}
+    changes |= {"shared": _SHARED[shared]} if shared else {}
     below = "/gpus/" + quote(gpu, safe="")
-    return _print(client.change_node("PATCH", name, below, out=reason), as_json)
+    return _print(client.change_node("PATCH", name, below, **changes), as_json)
 
 
 def listed(nodes: Sequence[Mapping[str, Any]]) -> RenderableType:
@@ -159,7 +167,7 @@ def picture(node: Mapping[str, Any]) -> RenderableType:
 
 
 def signs(gpus: Sequence[Mapping[str, Any]]) -> Text:
-    """One sign per GPU (▯ free, ▮ held, ✗ out) and how many are free."""
+    """One sign per GPU (▯ free, ▮ held, ▤ shared, ✗ out) and how many are free."""
     text = Text()
     for one in gpus:
         sign, colour = _GPU[one["state"]]
@@ -217,11 +225,16 @@ def _gpus(gpus: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _words(one: Mapping[str, Any]) -> str:
+    jobs = one["job_ids"]
     if one["state"] == "out":
         by = f" (by {plain(one['out_by'])})" if one["out_by"] else ""
-        still = f"; job {one['job_id']} still has it" if one["job_id"] else ""
+        who = f"job {jobs[0]} still has" if len(jobs) == 1 else f"{len(jobs)} jobs still share"
+        still = f"; {who} it" if jobs else ""
         return f"out: {plain(one['reason'])}{by}{still}"
-    return f"job {one['job_id']}" if one["job_id"] else "free"
+    if one["state"] == "shared":
+        count = f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}"
+        return f"shared by {count}: {_size(one['slice_bytes'])} of {_size(one['memory_bytes'])}"
+    return f"job {jobs[0]}" if jobs else "free, may be shared" if one["sharing"] else "free"
 
 
 def _used(one: Mapping[str, Any]) -> Text:

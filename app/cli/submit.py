@@ -40,6 +40,7 @@ _SERVING = "workers fetch by URL: serve the file over HTTP and give its URL, or 
 @click.option("--gpu-memory", type=Mebibytes(), help="Least memory of each GPU.")
 @click.option("--gpu-model", help="A part of the GPU's name, such as A100.")
 @click.option("--hold", is_flag=True, help="It waits until `cfab release`.")
+@click.option("--gpu-shared", is_flag=True, default=None, help="A slice of one GPU: --gpu-memory of it, beside others.")
 @click.option("--key", metavar="TEXT", help="Idempotency key: a repeated submit with it makes no second job.")
 @click.option("--wait", "waits", is_flag=True, help="Return when the job has ended: 0 completed, 1 failed.")
 @click.option("--follow", "follows", is_flag=True, help="Like --wait, and print the log as it comes.")
@@ -83,7 +84,7 @@ def job_body(words: Sequence[str], script: str | None, **asked: Any) -> dict[str
     body["env_variables"] = dict(_variable(text) for text in asked["environment"])
     named = {"timeout_seconds": "timeout", "grace_seconds": "grace", "max_retries": "retries"}
     resources = {"cpus": "cpus", "memory_mib": "memory", "gpus": "gpus", "gpu_memory_mib": "gpu_memory",
-                 "gpu_model": "gpu_model"}  # fmt: skip
+                 "gpu_model": "gpu_model", "gpu_shared": "gpu_shared"}  # fmt: skip
     body |= {field: asked[option] for field, option in named.items() if asked[option] is not None}
     if asked["hold"]:
         body["hold"] = True

@@ -78,6 +78,7 @@ class Assignment:
     """One allocation that a node holds from now on: the fence (job, attempt, token), the share, and what to run.
 
     `preemptible`: it may be stopped to make room for others. `gang` is None for a job of one member.
+    `gpu_memory_bytes` is what it may use of each of its GPUs, 0 without any.
     """
 
     job_id: UUID
@@ -103,5 +104,6 @@ class Assignment:
     grace_s: float
     expires_at: datetime | None = None
     config: Mapping[str, Any] | None = field(default=None, repr=False)
+    gpu_memory_bytes: int = 0
     preemptible: bool = False
     gang: GangPlace | None = None

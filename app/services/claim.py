@@ -102,22 +102,21 @@ def claim_in(tx: Tx, claimer: Claimer, limit: int) -> Claimed:
     holds = [_hold(row, shape, pins) for row, shape, pins in draw.taken]
     terms = claims.write_holds(tx, node, holds, claimer.lease_s, claimer.external)
     claimed += [
-        assignment(row, shape, hold.token, hold.gpu_uuids, terms, draw.is_preemptible(row))
+        assignment(row, shape, hold.token, hold.gpu_uuids, terms, draw.is_preemptible(row), None, hold.each_gpu_bytes)
         for (row, shape, _pins), hold in zip(draw.taken, holds, strict=True)
     ]
     return claimed
 
 
-def free_of(tx: Tx, node: Row) -> Free:
+def free_of(node: Row) -> Free:
     """What of the locked node no allocation holds, whatever is reserved."""
-    gpus = claims.gpus_of(node)
-    held = set(node.held) | (claims.held_gpus(tx, [g.uuid for g in gpus]) if gpus else set())
-    return Free(
+    free = Free(
         slots=node.slots - node.used_jobs,
         cpus_milli=node.cpus_milli - node.used_cpus,
         memory_bytes=node.memory_bytes - node.used_memory,
-        gpus=tuple(gpu for gpu in gpus if gpu.uuid not in held),
+        gpus=claims.gpus_of(node),
     )
+    return free.without(node.held or {})
 
 
 def breadth(left: int) -> tuple[int, int]:
@@ -131,7 +130,7 @@ class _Draw:
     def __init__(self, tx: Tx, claimer: Claimer, node: Row, limit: int) -> None:
         self._tx = tx
         self._claimer = claimer
-        self._unheld = self._free = free_of(tx, node)
+        self._unheld = self._free = free_of(node)
         self._reserved = held_of(node.reserved)
         self._left = min(limit, self._free.slots)
         self._per_tenant, self._page_size = breadth(self._left)
@@ -319,5 +318,6 @@ def _hold(row: Row, shape: Resources, gpus: tuple[Gpu, ...]) -> Hold:
         memory_bytes=shape.memory_bytes,
         gpus=shape.gpus,
         gpu_memory_bytes=shape.gpu_memory_bytes,
-        gpu_uuids=tuple(gpu.uuid for gpu in gpus),
+        gpus_given=gpus,
+        gpu_shared=shape.gpu_shared,
     )

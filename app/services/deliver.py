@@ -23,9 +23,9 @@ def deliver(tx: Tx, node_id: str, limit: int, lease_s: float) -> list[Assignment
 
 
 def _placed(row: Row) -> Assignment:
-    shape = Resources(row.cpus_milli, row.memory_bytes, row.gpus, row.gpu_memory_bytes, row.gpu_model)
+    shape = Resources(row.cpus_milli, row.memory_bytes, row.gpus, row.gpu_memory_bytes, row.gpu_model, row.gpu_shared)
     gang = None if row.leader_id is None else GangPlace(row.members, row.member, row.leader_id)
-    return assignment(row, shape, row.token, tuple(row.gpu_uuids), row, row.may_be_preempted, gang)
+    return assignment(row, shape, row.token, tuple(row.gpu_uuids), row, row.may_be_preempted, gang, row.gpu_bytes or 0)
 
 
 def assignment(
@@ -36,6 +36,7 @@ def assignment(
     terms: Row,
     preemptible: bool,
     gang: GangPlace | None = None,
+    gpu_memory_bytes: int = 0,
 ) -> Assignment:
     """What the node holds from now on: of `row` the job with its spec, of `terms` its log day and its lease's end."""
     return Assignment(
@@ -62,6 +63,7 @@ def assignment(
         grace_s=row.grace_s,
         expires_at=terms.expires_at,
         config=row.config,
+        gpu_memory_bytes=gpu_memory_bytes,
         preemptible=preemptible,
         gang=gang,
     )

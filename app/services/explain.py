@@ -210,20 +210,19 @@ def _summary(key: Row, row: Row) -> KeySummary:
 
 def shape_of(key: Row) -> Resources:
     """What each job of a scheduling key holds while it runs."""
-    return Resources(key.cpus_milli, key.memory_bytes, key.gpus, key.gpu_memory_bytes, key.gpu_model)
+    return Resources(key.cpus_milli, key.memory_bytes, key.gpus, key.gpu_memory_bytes, key.gpu_model, key.gpu_shared)
 
 
 def _node(row: Row, held: set[str], lease_s: float) -> NodeNow:
     gpus = claims.gpus_of(row)
-    taken = set(row.held)
     external = row.kind == "external"
     total = Free(row.slots, row.cpus_milli, row.memory_bytes, gpus)
     free = Free(
         slots=row.slots - int(row.used_jobs),
         cpus_milli=row.cpus_milli - int(row.used_cpus),
         memory_bytes=row.memory_bytes - int(row.used_memory),
-        gpus=tuple(gpu for gpu in gpus if gpu.uuid not in taken),
-    )
+        gpus=gpus,
+    ).without(row.held or {})
     # The reaper marks silent nodes; where it is late itself, silence tells as much.
     silent = row.state == "ready" and row.silent_s > lease_s and not external
     return NodeNow(

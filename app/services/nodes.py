@@ -207,6 +207,7 @@ class AttemptInfo:
     gpu_uuids: Sequence[str] = ()
     gang: GangPlace | None = None
     port: int | None = None
+    gpu_slice_bytes: int | None = None
 
 
 def describe_attempts(db: Database, attempt_ids: Sequence[UUID]) -> dict[UUID, AttemptInfo]:
@@ -222,6 +223,7 @@ def describe_attempts(db: Database, attempt_ids: Sequence[UUID]) -> dict[UUID, A
                 claimed_at=row.claimed_at,
                 stored=stored_to[row.id],
                 gpu_uuids=row.gpu_uuids,
+                gpu_slice_bytes=row.gpu_slice_bytes,
                 gang=None if row.leader_id is None else GangPlace(row.members, row.member, row.leader_id),
                 port=row.port,
             )

@@ -32,7 +32,10 @@ class Amount:
 
 @dataclass(frozen=True)
 class GpuState:
-    """One GPU: who holds it, whether it may be given away and why not, and what it does as last told by its agent."""
+    """One GPU: who holds it, whether it may be given away and why not, and what it does as last told by its agent.
+
+    `sharing`: jobs may share it. `slice_bytes` is what slices of it hold together; None when nobody shares it now.
+    """
 
     uuid: str
     index: int
@@ -42,13 +45,25 @@ class GpuState:
     reason: str
     out_by: str | None
     out_at: str | None
-    job_id: UUID | None
+    sharing: bool
+    job_ids: Sequence[UUID]
+    slice_bytes: int | None
     readings: Mapping[str, Any]
 
     @property
     def state(self) -> str:
-        """out (no claim gets it), held (by a job), or free. One that is out can still have its job."""
-        return "out" if not self.healthy else "held" if self.job_id else "free"
+        """out (no claim gets it), held (by one job), shared (slices of it are held), or free.
+
+        One that is out can still have its jobs.
+        """
+        if not self.healthy:
+            return "out"
+        return "free" if not self.job_ids else "held" if self.slice_bytes is None else "shared"
+
+    @property
+    def job_id(self) -> UUID | None:
+        """The job that has it to itself."""
+        return self.job_ids[0] if self.job_ids and self.slice_bytes is None else None
 
 
 @dataclass(frozen=True)
@@ -175,6 +190,16 @@ def put_gpu_in(db: Database, name: str, gpu: str) -> NodeDetail:
         return _get(tx, name)
 
 
+def share_gpu(db: Database, name: str, gpu: str, sharing: bool | None) -> NodeDetail:
+    """Whether jobs may share this GPU (UUID or index) by memory; None: as its agent's setting says. Raises NotFound.
+
+    Who has it or a slice of it goes on.
+    """
+    with db.transaction("drain") as tx:
+        stored.share_gpu(tx, name, _uuid_of(tx, name, gpu), sharing)
+        return _get(tx, name)
+
+
 def _uuid_of(tx: Tx, name: str, gpu: str) -> str:
     row = stored.lock_node(tx, name)
     if row is None:
@@ -232,7 +257,7 @@ def _amount(total: int, used: int) -> Amount:
 
 def _gpu(row: Row, gpu: Mapping[str, Any]) -> GpuState:
     out = row.gpus_out.get(gpu["uuid"])
-    held = row.held.get(gpu["uuid"])
+    held = row.held.get(gpu["uuid"], {})
     return GpuState(
         uuid=gpu["uuid"],
         index=gpu.get("index", 0),
@@ -242,7 +267,9 @@ def _gpu(row: Row, gpu: Mapping[str, Any]) -> GpuState:
         reason=gpu.get("reason", "") if out is None else out["reason"],
         out_by=None if out is None else out["by"],
         out_at=None if out is None else out["at"],
-        job_id=None if held is None else UUID(held),
+        sharing=row.gpu_sharing.get(gpu["uuid"], gpu.get("sharing", False)),
+        job_ids=tuple(UUID(one) for one in held.get("jobs", ())),
+        slice_bytes=held.get("bytes"),
         readings=gpu,
     )
 

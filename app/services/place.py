@@ -59,7 +59,7 @@ def place_in(tx: Tx, job_id: UUID, spots: Sequence[Spot], counts_as: PriorityCla
     job = places.lock_waiting(tx, job_id)
     if job is None or job.members != len(spots):
         return Placed(refusal="the job does not wait any more")
-    shape = Resources(job.cpus_milli, job.memory_bytes, job.gpus, job.gpu_memory_bytes, job.gpu_model)
+    shape = Resources(job.cpus_milli, job.memory_bytes, job.gpus, job.gpu_memory_bytes, job.gpu_model, job.gpu_shared)
     if not room.holds(shape, len(spots)):
         return Placed(refusal="its tenant's quota is used up")
     seats = _Seats(tx, job, shape, counts_as)
@@ -98,7 +98,7 @@ class _Seats:
         free = self._free.get(node.id)
         if free is None:
             others = against(held_of(node.reserved), self._class, self._job.id, self._ends_in_s)
-            free = beside(free_of(self._tx, node), others)
+            free = beside(free_of(node), others)
         given = tuple(gpu for gpu in free.gpus if gpu.uuid in spot.gpu_uuids and gpu.suits(self._shape))
         if len(given) != self._shape.gpus or len(spot.gpu_uuids) != self._shape.gpus:
             return f"GPUs on node {node.id} are not free any more"
@@ -122,12 +122,13 @@ class _Seats:
                 memory_bytes=self._shape.memory_bytes,
                 gpus=self._shape.gpus,
                 gpu_memory_bytes=self._shape.gpu_memory_bytes,
-                gpu_uuids=tuple(gpu.uuid for gpu in given),
+                gpus_given=given,
+                gpu_shared=self._shape.gpu_shared,
             )
             for _node, given in self._members
         ]
         rows = [
-            {**vars(hold), "member": member, "node_id": node.id, "node_ip": node.ip, "gpu_uuids": None}
+            {**hold.columns(), "member": member, "node_id": node.id, "node_ip": node.ip}
             for member, (hold, (node, _given)) in enumerate(zip(holds, self._members, strict=True))
         ]
         places.write_members(self._tx, self._job.id, rows, lease_s)

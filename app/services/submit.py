@@ -253,7 +253,7 @@ def _shape(tenant: Tenant, request: JobRequest, share: Resources) -> Shape:
     runner = runner_of_key(request.runner, request.members)
     return (
         int(priority_class), priority, runner, external, share.cpus_milli, share.memory_bytes, share.gpus,
-        share.gpu_memory_bytes, share.gpu_model, request.members,
+        share.gpu_memory_bytes, share.gpu_model, request.members, share.gpu_shared,
     )  # fmt: skip
 
 

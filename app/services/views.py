@@ -237,7 +237,7 @@ def attempt_view(row: Row) -> AttemptView:
 def spec_view(row: Row, key: Row) -> SpecView:
     """The view of a spec's row with its scheduling key's."""
     asked = row.hard_limits
-    share = Resources(row.cpus_milli, row.memory_bytes, key.gpus, key.gpu_memory_bytes, key.gpu_model)
+    share = Resources(row.cpus_milli, row.memory_bytes, key.gpus, key.gpu_memory_bytes, key.gpu_model, key.gpu_shared)
     return SpecView(
         runner=row.runner,
         binary_url=row.binary_url,

@@ -46,10 +46,11 @@ def mark_started(tx: Tx, starts: Sequence[Mapping[str, Any]]) -> set[UUID]:
 
 
 def describe(tx: Tx, attempt_ids: Sequence[UUID]) -> Sequence[Row]:
-    """Attempts with their job's type, tenant, runner and number of members."""
+    """Attempts with their job's type, tenant, runner, number of members, and `gpu_slice_bytes` if they share a GPU."""
     return tx.rows(
         """SELECT a.id, a.log_day, a.claimed_at, a.gpu_uuids, a.member, a.leader_id, a.port, j.type, j.tenant_id,
-            s.runner, s.members
+            s.runner, s.members,
+            (SELECT sum(memory_bytes)::bigint FROM gpu_hold h WHERE h.attempt_id = a.id) AS gpu_slice_bytes
         FROM attempt a
         JOIN job j ON j.id = a.job_id JOIN job_spec s ON s.job_id = j.id WHERE a.id = ANY(%(ids)s)""",
         {"ids": list(attempt_ids)},

@@ -16,7 +16,7 @@ from app.storage.database import Row, Tx, records
 
 @dataclass(frozen=True)
 class Hold:
-    """One allocation to write: whose, for which taken job, how much, and which GPUs."""
+    """One allocation to write: whose, for which taken job, how much, which GPUs, whole or (`gpu_shared`) a slice."""
 
     attempt_id: UUID
     job_id: UUID
@@ -27,23 +27,36 @@ class Hold:
     memory_bytes: int
     gpus: int
     gpu_memory_bytes: int
-    gpu_uuids: tuple[str, ...]
+    gpus_given: tuple[Gpu, ...] = ()
+    gpu_shared: bool = False
+
+    @property
+    def gpu_uuids(self) -> tuple[str, ...]:
+        """The GPUs in the order of the PCI bus."""
+        return tuple(gpu.uuid for gpu in self.gpus_given)
+
+    @property
+    def each_gpu_bytes(self) -> int:
+        """What it may use of each of its GPUs: its slice, or the smallest of them; 0 without any."""
+        least = min((gpu.memory_bytes for gpu in self.gpus_given), default=0)
+        return self.gpu_memory_bytes if self.gpu_shared else least
+
+    def columns(self) -> dict[str, object]:
+        """What is written of it besides its GPUs."""
+        return {name: value for name, value in vars(self).items() if name not in {"gpus_given", "gpu_shared"}}
 
 
 def lock_node(tx: Tx, node_id: str) -> Row | None:
-    """The node's row, locked for this transaction, with what is allocated on it (`used_jobs` …, by usage rows),
-    its `held` GPUs, the `classes` in which any key is live, whether anything here is `undelivered`, and what is
-    `reserved` here (None: nothing)."""
+    """The node's row, locked for this transaction, with what is allocated on it (`used_jobs` …, by usage rows).
+
+    With it the `classes` in which any key is live, whether anything here is `undelivered`, and what is `reserved` here
+    (None: nothing). `held` maps each of its GPUs that anybody holds to what slices hold of it, None for all.
+    """
     return tx.row(
         """SELECT (f.node).*, used_jobs, used_cpus, used_memory, held, classes, undelivered, reserved
         FROM lock_node(%(node)s) f""",
         {"node": node_id},
     )
-
-
-def held_gpus(tx: Tx, uuids: Sequence[str]) -> set[str]:
-    """Those of `uuids` that any node holds."""
-    return {row[0] for row in tx.rows("SELECT gpu_uuid FROM gpu_hold WHERE gpu_uuid = ANY(%(u)s)", {"u": list(uuids)})}
 
 
 def try_lock_tenants(tx: Tx, tenants: Sequence[UUID]) -> set[UUID]:
@@ -98,7 +111,7 @@ def write_holds(tx: Tx, node: Row, holds: Sequence[Hold], lease_s: float, runnin
 
     `running` is for executors that start at once: their attempts and jobs are running from now.
     """
-    rows = [{name: value for name, value in vars(hold).items() if name != "gpu_uuids"} for hold in holds]
+    rows = [hold.columns() for hold in holds]
     terms = tx.row(
         "SELECT * FROM hold_jobs(%(holds)s, %(node)s, %(ip)s, %(lease)s, %(running)s)",
         {"holds": records(rows), "node": node.id, "ip": node.ip, "lease": lease_s, "running": running},
@@ -109,20 +122,31 @@ def write_holds(tx: Tx, node: Row, holds: Sequence[Hold], lease_s: float, runnin
 
 
 def pin(tx: Tx, node_id: str, holds: Sequence[Hold]) -> None:
-    """Writes which GPUs each allocation holds; the primary key makes a second holder impossible."""
-    pairs = [(h.attempt_id, uuid) for h in holds for uuid in h.gpu_uuids]
+    """Writes which GPUs each allocation holds. The table itself refuses a second holder, and slices beyond a GPU."""
+    pairs = [(h.attempt_id, gpu, h.gpu_memory_bytes if h.gpu_shared else None) for h in holds for gpu in h.gpus_given]
     tx.run(
-        """WITH pair AS (SELECT * FROM unnest(%(attempts)s::uuid[], %(uuids)s::text[]) AS p (attempt_id, gpu_uuid)),
-        held AS (INSERT INTO gpu_hold (gpu_uuid, node_id, attempt_id) SELECT gpu_uuid, %(node)s, attempt_id FROM pair),
-        listed AS (SELECT attempt_id, array_agg(gpu_uuid) AS uuids FROM pair GROUP BY attempt_id),
+        """WITH pair AS (SELECT * FROM unnest(%(attempts)s::uuid[], %(uuids)s::text[], %(slices)s::bigint[],
+            %(sizes)s::bigint[]) WITH ORDINALITY AS p (attempt_id, gpu_uuid, memory_bytes, gpu_bytes, place)),
+        held AS (INSERT INTO gpu_hold (gpu_uuid, node_id, attempt_id, memory_bytes, gpu_bytes)
+            SELECT gpu_uuid, %(node)s, attempt_id, memory_bytes, gpu_bytes FROM pair),
+        listed AS (SELECT attempt_id, array_agg(gpu_uuid ORDER BY place) AS uuids FROM pair GROUP BY attempt_id),
         told AS (UPDATE attempt a SET gpu_uuids = l.uuids FROM listed l WHERE a.id = l.attempt_id)
         UPDATE allocation a SET gpu_uuids = l.uuids FROM listed l WHERE a.attempt_id = l.attempt_id""",
-        {"attempts": [p[0] for p in pairs], "uuids": [p[1] for p in pairs], "node": node_id},
+        {
+            "attempts": [attempt for attempt, _gpu, _bytes in pairs],
+            "uuids": [gpu.uuid for _attempt, gpu, _bytes in pairs],
+            "slices": [slice_bytes for _attempt, _gpu, slice_bytes in pairs],
+            "sizes": [gpu.memory_bytes for _attempt, gpu, _bytes in pairs],
+            "node": node_id,
+        },
     )
 
 
 def gpus_of(node: Row) -> tuple[Gpu, ...]:
-    """The GPUs that a node registered; those that erred, or that an operator took out, are not healthy."""
+    """The GPUs that a node registered; those that erred, or that an operator took out, are not healthy.
+
+    Whether jobs may share one is what an operator said, else what the agent's setting says.
+    """
     out = node.gpus_out
     return tuple(
         Gpu(
@@ -132,6 +156,7 @@ def gpus_of(node: Row) -> tuple[Gpu, ...]:
             g.get("index", 0),
             g.get("healthy", True) and g["uuid"] not in out,
             out[g["uuid"]]["reason"] if g["uuid"] in out else g.get("reason", ""),
+            node.gpu_sharing.get(g["uuid"], g.get("sharing", False)),
         )
         for g in node.gpus
     )

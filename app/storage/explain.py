@@ -42,16 +42,17 @@ def tenant_now(tx: Tx, tenant_id: UUID) -> Row | None:
 
 
 def nodes_now(tx: Tx, with_gpus: bool, external_within_s: float, only: Sequence[str] | None = None) -> Sequence[Row]:
-    """Every node (or those named in `only`) with what is allocated on it, and its `held` GPUs where GPUs matter.
+    """Every node (or those named in `only`) with what is allocated on it, and what is `held` of its GPUs.
 
     One statement for thousands. Of executors outside only those heard lately: each that ever asked for a job has left
     a row.
     """
     gpus = (
-        """n.gpus, n.gpus_out, ARRAY(SELECT h.gpu_uuid FROM gpu_hold h WHERE h.gpu_uuid = ANY(
-            ARRAY(SELECT g ->> 'uuid' FROM jsonb_array_elements(n.gpus) g)) OR h.node_id = n.id)"""
+        """n.gpus, n.gpus_out, n.gpu_sharing, (SELECT jsonb_object_agg(h.uuid, h.bytes) FROM (
+            SELECT gpu_uuid AS uuid, sum(memory_bytes) AS bytes FROM gpu_hold WHERE gpu_uuid = ANY(
+                ARRAY(SELECT g ->> 'uuid' FROM jsonb_array_elements(n.gpus) g)) GROUP BY 1) h)"""
         if with_gpus
-        else "'[]'::jsonb AS gpus, '{}'::jsonb AS gpus_out, '{}'::text[]"
+        else "'[]'::jsonb AS gpus, '{}'::jsonb AS gpus_out, '{}'::jsonb AS gpu_sharing, NULL::jsonb"
     )
     return tx.rows(
         f"""SELECT n.id, n.kind, n.state, n.capabilities, n.slots, n.cpus_milli, n.memory_bytes, {gpus} AS held,

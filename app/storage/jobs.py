@@ -130,7 +130,7 @@ def phase_counts(tx: Tx, tenant_id: UUID | None) -> Sequence[Row]:
 def specs_with_keys(tx: Tx, job_ids: Sequence[UUID]) -> Sequence[Row]:
     """What was asked of these jobs, each with its key's class, priority and GPU shape; in no order."""
     return tx.rows(
-        """SELECT s.*, k.class, k.priority, k.gpus, k.gpu_memory_bytes, k.gpu_model
+        """SELECT s.*, k.class, k.priority, k.gpus, k.gpu_memory_bytes, k.gpu_model, k.gpu_shared
         FROM job_spec s JOIN job j ON j.id = s.job_id JOIN scheduling_key k ON k.id = j.key_id
         WHERE s.job_id = ANY(%(ids)s)""",
         {"ids": list(job_ids)},

@@ -15,16 +15,18 @@ from app.domain.priority import PriorityClass
 from app.domain.resources import Free, Resources
 from app.storage.database import Row, Tx
 
-Shape = tuple[int, int, str, bool, int, int, int, int, str, int]
-"""class, priority, runner, external_ok, cpus_milli, memory_bytes, gpus, gpu_memory_bytes, gpu_model, members."""
+Shape = tuple[int, int, str, bool, int, int, int, int, str, int, bool]
+"""class, priority, runner, external_ok, cpus_milli, memory_bytes, gpus, gpu_memory_bytes, gpu_model, members,
+gpu_shared."""
 
 PROBE = 4
 """How many waiting jobs of a key are looked at: fewer than this are known exactly, more count as enough."""
 
-_COLUMNS = "class, priority, runner, external_ok, cpus_milli, memory_bytes, gpus, gpu_memory_bytes, gpu_model, members"
+_COLUMNS = """class, priority, runner, external_ok, cpus_milli, memory_bytes, gpus, gpu_memory_bytes, gpu_model,
+    members, gpu_shared"""
 _SHAPES = """unnest(%(class)s::smallint[], %(priority)s::int[], %(runner)s::text[], %(external_ok)s::bool[],
     %(cpus)s::bigint[], %(memory)s::bigint[], %(gpus)s::int[], %(gpu_memory)s::bigint[], %(model)s::text[],
-    %(members)s::smallint[])"""
+    %(members)s::smallint[], %(shared)s::bool[])"""
 
 
 def find_keys(tx: Tx, tenant_id: UUID, shapes: Sequence[Shape]) -> dict[Shape, int]:
@@ -104,18 +106,23 @@ def candidates(
     `limit` rows are found, so its cost depends on live keys only, never on how many jobs wait behind them. Quotas are
     read without a lock: the claim decides on locked ones.
     """
+    well = [gpu for gpu in free.gpus if gpu.healthy]
+    whole = [gpu for gpu in well if not gpu.held_bytes]
+    shared = [gpu for gpu in well if gpu.sharing]
     rows = tx.rows(
         """SELECT * FROM claimable_keys(%(class)s::smallint, %(after)s, %(upto)s, %(cpus)s, %(memory)s,
-            %(gpu_memory)s::bigint[], %(gpu_models)s::text[], %(runners)s::text[], %(external)s, %(shy)s,
-            %(passed)s::bigint[], %(probe)s, %(per_tenant)s, %(limit)s)""",
+            %(gpu_memory)s::bigint[], %(gpu_models)s::text[], %(slices)s::bigint[], %(slice_models)s::text[],
+            %(runners)s::text[], %(external)s, %(shy)s, %(passed)s::bigint[], %(probe)s, %(per_tenant)s, %(limit)s)""",
         {
             "class": int(priority_class),
             "after": after,
             "upto": upto,
             "cpus": free.cpus_milli,
             "memory": free.memory_bytes,
-            "gpu_memory": [gpu.memory_bytes for gpu in free.gpus if gpu.healthy],
-            "gpu_models": [gpu.model.lower() for gpu in free.gpus if gpu.healthy],
+            "gpu_memory": [gpu.memory_bytes for gpu in whole],
+            "gpu_models": [gpu.model.lower() for gpu in whole],
+            "slices": [gpu.free_bytes for gpu in shared],
+            "slice_models": [gpu.model.lower() for gpu in shared],
             "runners": list(runners),
             "external": external,
             "shy": shy,
@@ -156,7 +163,8 @@ def settle_keys(tx: Tx, keys: Sequence[int]) -> int:
 
 
 def _columns(tenant_id: UUID, shapes: Sequence[Shape]) -> dict[str, object]:
-    names = ("class", "priority", "runner", "external_ok", "cpus", "memory", "gpus", "gpu_memory", "model", "members")
+    names = ("class", "priority", "runner", "external_ok", "cpus", "memory", "gpus", "gpu_memory", "model", "members",
+             "shared")  # fmt: skip
     return {"tenant": tenant_id, **{name: [shape[i] for shape in shapes] for i, name in enumerate(names)}}
 
 
@@ -166,7 +174,9 @@ def _summary(row: Row) -> KeySummary:
         tenant_id=row.tenant_id,
         priority_class=PriorityClass(row[2]),
         priority=row.priority,
-        shape=Resources(row.cpus_milli, row.memory_bytes, row.gpus, row.gpu_memory_bytes, row.gpu_model),
+        shape=Resources(
+            row.cpus_milli, row.memory_bytes, row.gpus, row.gpu_memory_bytes, row.gpu_model, row.gpu_shared
+        ),
         head_seq=row.queue_seq,
         low_water=row.low_water,
         waiting=row.waiting if row.waiting < PROBE else None,

@@ -127,6 +127,15 @@ def take_gpu_out(tx: Tx, node_id: str, uuid: str, reason: str, by: str) -> None:
     )
 
 
+def share_gpu(tx: Tx, node_id: str, uuid: str, sharing: bool | None) -> None:
+    """What an operator says of sharing the GPU; None: nothing."""
+    tx.run(
+        """UPDATE node SET gpu_sharing = CASE WHEN %(sharing)s::bool IS NULL THEN gpu_sharing - %(uuid)s::text
+            ELSE gpu_sharing || jsonb_build_object(%(uuid)s::text, %(sharing)s::bool) END WHERE id = %(id)s""",
+        {"id": node_id, "uuid": uuid, "sharing": sharing},
+    )
+
+
 def put_gpu_in(tx: Tx, node_id: str, uuid: str) -> None:
     """Takes back what an operator said about the GPU."""
     tx.run("UPDATE node SET gpus_out = gpus_out - %(uuid)s::text WHERE id = %(id)s", {"id": node_id, "uuid": uuid})
@@ -177,14 +186,18 @@ def capacities(tx: Tx, seen_within_s: float) -> Sequence[Row]:
 
 
 def shown(tx: Tx, node_id: str | None, external_within_s: float) -> Sequence[Row]:
-    """Nodes (or the one) with what they hold: used_jobs, used_cpus, used_memory, `held` ({GPU: job}), silent_s.
+    """Nodes (or the one) with what they hold: used_jobs, used_cpus, used_memory, silent_s, and
+    `held` ({GPU: {jobs, bytes}}; bytes is null when one job has the GPU to itself).
 
     Of executors outside only those heard lately or holding a job: each that ever asked for one has left a row.
     """
     return tx.rows(
         """SELECT n.*, u.*, extract(epoch FROM clock_timestamp() - n.last_seen_at)::float AS silent_s,
-            COALESCE((SELECT jsonb_object_agg(h.gpu_uuid, a.job_id) FROM gpu_hold h
-                JOIN attempt a ON a.id = h.attempt_id WHERE h.node_id = n.id), '{}') AS held
+            COALESCE((SELECT jsonb_object_agg(g.uuid, g.held) FROM (
+                SELECT h.gpu_uuid AS uuid, jsonb_build_object('jobs', jsonb_agg(a.job_id ORDER BY a.claimed_at, a.id),
+                    'bytes', sum(h.memory_bytes)) AS held
+                FROM gpu_hold h JOIN attempt a ON a.id = h.attempt_id WHERE h.node_id = n.id GROUP BY 1) g), '{}')
+                AS held
         FROM node n CROSS JOIN LATERAL (
             SELECT COALESCE(sum(jobs), 0)::bigint AS used_jobs, COALESCE(sum(cpus_milli), 0)::bigint AS used_cpus,
                 COALESCE(sum(memory_bytes), 0)::bigint AS used_memory FROM usage WHERE node_id = n.id) u

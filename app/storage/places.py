@@ -13,7 +13,7 @@ def lock_waiting(tx: Tx, job_id: UUID) -> Row | None:
     """A pending, ready job, locked, with its key's shape and what a node must know; None when it no longer waits."""
     return tx.row(
         """SELECT j.id, j.tenant_id, j.key_id, j.attempt, k.class, k.runner, k.cpus_milli, k.memory_bytes, k.gpus,
-            k.gpu_memory_bytes, k.gpu_model, k.members, s.time_limit_s, s.grace_s
+            k.gpu_memory_bytes, k.gpu_model, k.gpu_shared, k.members, s.time_limit_s, s.grace_s
         FROM job j JOIN scheduling_key k ON k.id = j.key_id JOIN job_spec s ON s.job_id = j.id
         WHERE j.id = %(id)s AND j.state = 0 AND j.ready FOR NO KEY UPDATE OF j""",
         {"id": job_id},
@@ -92,7 +92,9 @@ def deliver(tx: Tx, node_id: str, limit: int, lease_s: float) -> Sequence[Row]:
             RETURNING l.attempt_id, l.token, l.expires_at)
         SELECT j.id, j.tenant_id, j.key_id, j.class, j.type, a.number AS attempt, a.id AS attempt_id, told.token,
             told.expires_at, a.log_day, a.member, a.leader_id, s.members, o.cpus_milli, o.memory_bytes, o.gpus,
-            o.gpu_memory_bytes, k.gpu_model, o.gpu_uuids, s.runner, s.binary_url, s.binary_sha256, s.image, s.script,
+            o.gpu_memory_bytes, k.gpu_model, k.gpu_shared, o.gpu_uuids,
+            (SELECT min(COALESCE(memory_bytes, gpu_bytes)) FROM gpu_hold h WHERE h.attempt_id = a.id) AS gpu_bytes,
+            s.runner, s.binary_url, s.binary_sha256, s.image, s.script,
             s.command, s.arguments, s.environment, s.hard_limits, s.time_limit_s, s.grace_s, s.config,
             COALESCE(s.preemptible, t.allow_preemption) AS may_be_preempted
         FROM told JOIN attempt a ON a.id = told.attempt_id JOIN allocation o ON o.attempt_id = a.id

@@ -108,6 +108,7 @@ node = Table(
     Column("drain_deadline", _TIME),
     Column("operator_labels", JSONB, server_default=text("'{}'::jsonb"), nullable=False),
     Column("gpus_out", JSONB, server_default=text("'{}'::jsonb"), nullable=False),
+    Column("gpu_sharing", JSONB, server_default=text("'{}'::jsonb"), nullable=False),
     PrimaryKeyConstraint("id", name="pk_node"),
 )
 
@@ -128,6 +129,7 @@ scheduling_key = Table(
     Column("live", Boolean, server_default=text("true"), nullable=False),
     Column("low_water", BigInteger, server_default=text("0"), nullable=False),
     Column("members", SmallInteger, server_default=text("1"), nullable=False),
+    Column("gpu_shared", Boolean, server_default=text("false"), nullable=False),
     PrimaryKeyConstraint("id", name="pk_scheduling_key"),
     ForeignKeyConstraint(["tenant_id"], ["tenant.id"], name="fk_scheduling_key_tenant"),
     UniqueConstraint(
@@ -142,6 +144,7 @@ scheduling_key = Table(
         "gpu_memory_bytes",
         "gpu_model",
         "members",
+        "gpu_shared",
         name="uq_scheduling_key_shape",
     ),
     Index(
@@ -334,7 +337,9 @@ gpu_hold = Table(
     Column("node_id", Text, nullable=False),
     Column("attempt_id", Uuid, nullable=False),
     Column("member", SmallInteger, server_default=text("0"), nullable=False),
-    PrimaryKeyConstraint("gpu_uuid", name="pk_gpu_hold"),
+    Column("memory_bytes", BigInteger),
+    Column("gpu_bytes", BigInteger),
+    PrimaryKeyConstraint("gpu_uuid", "attempt_id", "member", name="pk_gpu_hold"),
     ForeignKeyConstraint(
         ["attempt_id", "member"],
         ["allocation.attempt_id", "allocation.member"],
@@ -343,6 +348,7 @@ gpu_hold = Table(
     ),
     Index("ix_gpu_hold_allocation", "attempt_id", "member"),
     Index("ix_gpu_hold_node", "node_id"),
+    Index("uq_gpu_hold_exclusive", "gpu_uuid", unique=True, postgresql_where=text("(memory_bytes IS NULL)")),
 )
 
 lease = Table(

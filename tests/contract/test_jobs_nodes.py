@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from flask import Flask
 
+from app.domain.resources import Resources
 from app.domain.states import JobState
 from config.settings import Settings
 from tests.contract.conftest import PREFIXES, Bells, Caller
 from tests.contract.jobs_document import TIME, is_error
-from tests.factories import Fabric, Node, gpu, share
+from tests.factories import Fabric, Node, gpu, job, share
 
 
 @pytest.fixture
@@ -22,6 +24,10 @@ def fabric(app: Flask, settings: Settings) -> Fabric:
 @pytest.fixture
 def node(fabric: Fabric) -> Node:
     return fabric.add_node("host", slots=4, cpus=8, memory=2**33, gpus=[gpu(0), gpu(1)])
+
+
+def slice_of(gigabytes: int) -> Resources:
+    return replace(share(gpus=1, gpu_memory=gigabytes * 10**9), gpu_shared=True)
 
 
 def properties(api: Caller, path: str, method: str = "get") -> tuple[set[str], dict[str, Any]]:
@@ -104,6 +110,19 @@ def test_a_gpu_goes_out_and_in_by_uuid_or_index(api: Caller, fabric: Fabric, nod
     assert bells.rung
 
 
+def test_an_operator_lets_jobs_share_a_gpu(api: Caller, fabric: Fabric, node: Node) -> None:
+    changed = api("PATCH", "/nodes/host/gpus/1", json={"shared": True}).json["gpus"]
+    assert [one["sharing"] for one in changed] == [False, True]
+    fabric.submit(*[job(resources=slice_of(20)), job(resources=slice_of(30))])
+    taken = fabric.claim(node)
+    shown = api("GET", "/nodes/host").json["gpus"][1]
+    assert (shown["state"], shown["job_id"], shown["slice_bytes"]) == ("shared", None, 50 * 10**9)
+    assert sorted(shown["job_ids"]) == sorted(str(one.job_id) for one in taken)
+    assert not api("PATCH", "/nodes/host/gpus/1", json={"shared": None}).json["gpus"][1]["sharing"]
+    fabric.submit_one(resources=slice_of(1))
+    assert fabric.claim(node) == []
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "words"),
     [
@@ -124,7 +143,8 @@ def test_a_gpu_goes_out_and_in_by_uuid_or_index(api: Caller, fabric: Fabric, nod
         ("PATCH", "/nodes/host", {"labels": [1]}, 400, "JSON object"),
         ("PATCH", "/nodes/host", {"labels": {f"l{n}": "" for n in range(65)}}, 400, "64"),
         ("PATCH", "/nodes/host/gpus/0", {"out": ""}, 400, "1 to 500"),
-        ("PATCH", "/nodes/host/gpus/0", {}, 400, "out: is required"),
+        ("PATCH", "/nodes/host/gpus/0", {}, 400, "must name out or shared"),
+        ("PATCH", "/nodes/host/gpus/0", {"shared": "yes"}, 400, "must be true or false"),
         ("GET", "/nodes?state=gone", None, 400, "ready, draining, offline"),
         ("GET", "/nodes?label=zone", None, 400, "NAME=VALUE"),
     ],

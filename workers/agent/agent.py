@@ -29,6 +29,7 @@ from workers.agent.capacity import offer
 from workers.agent.claimer import ClaimLoop
 from workers.agent.confinement import Confinement
 from workers.agent.launch import gang_runners
+from workers.agent.overuse import Overuse
 from workers.agent.registry import Entry, Registry
 from workers.agent.renewer import Renewer
 from workers.agent.reporter import Reporter
@@ -88,7 +89,7 @@ class Agent:
         self._on_stale = stale or (lambda: None)
         self._gpus = GpuWatch(
             open_source(settings), settings.gpus, lambda: self.registry.held_gpus(), lambda: self._renewer.wake(),
-            settings.gpu_poll_s, settings.gpu_stranger_mib * MIB,
+            settings.gpu_poll_s, settings.gpu_stranger_mib * MIB, settings.gpu_sharing == "memory",
         )  # fmt: skip
         able = (*runners, *gang_runners(settings, confinement, runners))
         self.offer = offer(settings, able, _version(), host, self._gpus.offered())
@@ -121,7 +122,10 @@ class Agent:
             ringer.hint,
             self._wake_nodes,
         )
-        self._sampler = Sampler(db, runner, self.registry, settings.sample_s, self._gpus.use)
+        self._sampler = Sampler(
+            db, runner, self.registry, settings.sample_s, self._gpus,
+            Overuse(runner, settings.gpu_overuse == "kill"),
+        )  # fmt: skip
         self._adopted = False
 
     # -- life ----------------------------------------------------------------------------------------------
@@ -360,7 +364,8 @@ class Agent:
                 attempt_id=attempt_id, token=row.token, job_id=row.job_id, attempt=row.number, type=info.type,
                 tenant_id=info.tenant_id, log_day=info.log_day, slot=h.slot, runner=info.runner, deadline=h.deadline,
                 claimed_wall=info.claimed_at.timestamp(), grace_s=row.grace_s, launched=True,
-                gpu_uuids=tuple(info.gpu_uuids), gang=info.gang, started_wall=h.started_wall,
+                gpu_uuids=tuple(info.gpu_uuids), gpu_slice_bytes=info.gpu_slice_bytes,
+                gang=info.gang, started_wall=h.started_wall,
                 spool_bytes=h.spool_bytes, stored=info.stored, record=h.record,
             )  # fmt: skip
             self.registry.add(entry)

@@ -126,6 +126,8 @@ def _fabric_env(one: Assignment) -> dict[str, str]:
         "CFAB_GPUS": ",".join(one.gpu_uuids),
         "CUDA_VISIBLE_DEVICES": ",".join(one.gpu_uuids),
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+        "CFAB_GPU_MEMORY_BYTES": str(one.gpu_memory_bytes or ""),
+        "CFAB_GPU_SHARED": "1" if one.resources.gpu_shared else "",
         "CFAB_CPUS": f"{one.resources.cpus_milli / 1000:g}",
         "CFAB_MEMORY_BYTES": str(one.resources.memory_bytes),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 from app.domain.policy import Ending
+from workers.agent import overuse
 from workers.artifacts import ArtifactError
 from workers.runners.base import ExitRecord
 
@@ -23,6 +24,8 @@ def ending_of(record: ExitRecord) -> Ending:
         return Ending(lost=True, started=record.keeper_lost)
     if record.stop_cause in OURS:
         return Ending(lost=True, started=False)
+    if record.stop_cause == overuse.CAUSE:
+        return Ending(exit_code=record.exit_code, signal=record.signal, oom=True, limit_hit="gpu_memory")
     return Ending(
         exit_code=record.exit_code,
         signal=record.signal,
@@ -40,6 +43,8 @@ def message_of(record: ExitRecord) -> str:
         return record.node_fault
     if record.stop_cause in OURS:
         return f"its node ended it ({record.stop_cause})"
+    if record.stop_cause == overuse.CAUSE:
+        return "out of GPU memory"
     if record.keeper_lost:
         return "the process that kept the job on its node died"
     if record.lease_lost:

@@ -16,7 +16,10 @@ from workers.runners.base import ExitRecord
 
 @dataclass
 class Entry:
-    """One attempt on this node. `stored` is the position up to which its output is in the database."""
+    """One attempt on this node. `stored` is the position up to which its output is in the database.
+
+    `gpu_slice_bytes`: its share of a GPU's memory; None when it has its GPUs to itself.
+    """
 
     attempt_id: UUID
     token: UUID
@@ -32,6 +35,8 @@ class Entry:
     grace_s: float
     gpu_uuids: tuple[str, ...] = ()
     gang: GangPlace | None = None
+    gpu_slice_bytes: int | None = None
+    gpu_strikes: int = 0
     cancelled: threading.Event = field(default_factory=threading.Event)
     artifact: Artifact | None = None
     launched: bool = False

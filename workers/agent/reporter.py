@@ -29,6 +29,7 @@ from app.services.report import (
 from app.services.samples import keep_peaks
 from app.storage.database import Database
 from workers.agent.outcome import ending_of, message_of, peak_cpu_cores
+from workers.agent.overuse import overused
 from workers.agent.registry import Entry, Registry
 from workers.spool import read_frames
 
@@ -331,7 +332,7 @@ class Reporter:
             attempt_id=entry.attempt_id,
             token=entry.token,
             ending=ending_of(record),
-            message=message_of(record),
+            message="; ".join(filter(None, (message_of(record), overused(entry)))),
             started_at=_time(record.started_wall),
             ended_at=_time(record.ended_wall),
             peak_memory_bytes=max(record.peak_memory_bytes or 0, entry.peak_memory_bytes or 0) or None,

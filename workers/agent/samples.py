@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 from uuid import UUID
 
 from app.domain.errors import FabricError
 from app.services.samples import Measured, store
 from app.storage.database import Database
+from workers.agent.overuse import Overuse
 from workers.agent.registry import Entry, Registry
 from workers.runners.base import Runner, RunnerError, Sample
 
@@ -20,8 +22,16 @@ log = logging.getLogger(__name__)
 FIRST_S = 1.0
 """An attempt's first sample comes this long after its start, so that short jobs have one too."""
 MAX_CORES = 1e6
-GpuUse = Callable[[Sequence[str]], tuple[float | None, int | None]]
-"""What jobs that have these GPUs use of them: percent and bytes."""
+
+
+class GpuUse(Protocol):
+    """What jobs use of GPUs."""
+
+    def use(self, uuids: Sequence[str], /) -> tuple[float | None, int | None]:
+        """Percent and bytes of a job that has these GPUs to itself."""
+
+    def use_of(self, uuids: Sequence[str], pids: Collection[int], /) -> int | None:
+        """Bytes of these processes alone."""
 
 
 @dataclass(slots=True)
@@ -38,12 +48,15 @@ class Sampler:
     Peaks are kept in the registry's entries and go into the attempt's record, also when their sample was dropped.
     """
 
-    def __init__(self, db: Database, runner: Runner, registry: Registry, every_s: float, gpu_use: GpuUse) -> None:
+    def __init__(
+        self, db: Database, runner: Runner, registry: Registry, every_s: float, gpus: GpuUse, overuse: Overuse
+    ) -> None:
         self._db = db
         self._runner = runner
         self._registry = registry
         self._every_s = every_s
-        self._gpu_use = gpu_use
+        self._gpus = gpus
+        self._overuse = overuse
         self._tick_s = min(every_s, FIRST_S)
         self._last: dict[UUID, _Last] = {}
         self._stopped = threading.Event()
@@ -99,11 +112,10 @@ class Sampler:
             cores = min(MAX_CORES, max(0.0, (sample.cpu_seconds - last.cpu_seconds) / (now - last.at)))
             entry.peak_cpu_cores = max(entry.peak_cpu_cores or 0.0, cores)
         entry.peak_memory_bytes = max(entry.peak_memory_bytes or 0, sample.memory_bytes)
-        gpu_percent, gpu_memory_bytes = sample.gpu_percent, sample.gpu_memory_bytes
-        if gpu_memory_bytes is None and entry.gpu_uuids:
-            gpu_percent, gpu_memory_bytes = self._gpu_use(entry.gpu_uuids)
+        gpu_percent, gpu_memory_bytes = self._gpu_use(entry, sample)
         if gpu_memory_bytes is not None:
             entry.peak_gpu_memory_bytes = max(entry.peak_gpu_memory_bytes or 0, gpu_memory_bytes)
+            self._overuse.judge(entry, gpu_memory_bytes)
         return Measured(
             attempt_id=entry.attempt_id,
             cpu_cores=cores,
@@ -111,6 +123,14 @@ class Sampler:
             gpu_percent=gpu_percent,
             gpu_memory_bytes=gpu_memory_bytes,
         )
+
+    def _gpu_use(self, entry: Entry, sample: Sample) -> tuple[float | None, int | None]:
+        if sample.gpu_memory_bytes is not None or not entry.gpu_uuids:
+            return sample.gpu_percent, sample.gpu_memory_bytes
+        if entry.gpu_slice_bytes is not None:
+            # How busy the GPU is says nothing of one of those who share it.
+            return None, self._gpus.use_of(entry.gpu_uuids, sample.pids)
+        return self._gpus.use(entry.gpu_uuids)
 
 
 def _age_s(entry: Entry) -> float:

@@ -155,6 +155,7 @@ class Starter:
             attempt_id=one.attempt_id, token=one.token, job_id=one.job_id, attempt=one.attempt, type=one.type,
             tenant_id=one.tenant_id, log_day=one.log_day, slot=slot, runner=one.runner, deadline=deadline,
             claimed_wall=time.time(), grace_s=one.grace_s, gpu_uuids=one.gpu_uuids, gang=one.gang,
+            gpu_slice_bytes=one.resources.gpu_memory_bytes if one.resources.gpu_shared else None,
         )  # fmt: skip
         self._registry.add(entry)
         return entry

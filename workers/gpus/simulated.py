@@ -10,7 +10,7 @@ from uuid import NAMESPACE_DNS, uuid5
 
 from app.domain.resources import MIB
 from config.settings import SettingsError
-from workers.gpus.reading import Reading
+from workers.gpus.reading import GpuProcess, Reading
 
 _GPU = re.compile(r"(?:(\d+)x)?([A-Za-z0-9_.]+(?:-[A-Za-z0-9_.]+)*?)-(\d+)GB", re.IGNORECASE)
 IDLE_CELSIUS = 30
@@ -20,8 +20,8 @@ class SimulatedGpus:
     """GPUs from `4xA100-80GB,2xT4-16GB`, with UUIDs that stay the same for this node.
 
     `faults` names a file that is read at each look, and may come and go. A line is an index or UUID and what happens:
-    `0 lost`, `1 error ECC`, `2 memory 4096` (MiB that some process uses), `3 busy 80` (percent), `3 hot 90` (°C).
-    Raises SettingsError for a word that is no GPU.
+    `0 lost`, `1 error ECC`, `2 memory 4096` (MiB in use, unknown by whom), `2 process 4711 4096` (a process and its
+    MiB), `3 busy 80` (percent), `3 hot 90` (°C). Raises SettingsError for a word that is no GPU.
     """
 
     def __init__(self, spec: str, node: str, faults: Path | None = None) -> None:
@@ -57,6 +57,13 @@ class SimulatedGpus:
                 return replace(gpu, error=" ".join(words) or "unknown error")
             if kind == "memory":
                 idle = replace(idle, memory_used_bytes=number * MIB)
+            elif kind == "process" and len(words) > 1 and words[1].isdecimal():
+                size = int(words[1]) * MIB
+                idle = replace(
+                    idle,
+                    memory_used_bytes=(idle.memory_used_bytes or 0) + size,
+                    processes=(*(idle.processes or ()), GpuProcess(number, size)),
+                )
             elif kind == "busy":
                 idle = replace(idle, utilization_percent=number)
             elif kind == "hot":

@@ -28,7 +28,8 @@ Record = dict[str, Any]
 class GpuWatch:
     """Looks at the GPUs of `source` every `every_s` in one thread, which is all that a hung driver can stop.
 
-    `held` gives the UUIDs that jobs of this node have; `changed` is called when a GPU went out or came back.
+    `held` gives the UUIDs that jobs of this node have; `changed` is called when a GPU went out or came back. `sharing`:
+    jobs may share them by memory.
     """
 
     def __init__(
@@ -39,8 +40,10 @@ class GpuWatch:
         changed: Callable[[], None],
         every_s: float,
         stranger_bytes: int,
+        sharing: bool = False,
     ) -> None:
         self._source = source
+        self._sharing = sharing
         self._held = held
         self._changed = changed
         self._every_s = every_s
@@ -61,7 +64,8 @@ class GpuWatch:
     def offered(self) -> tuple[Gpu, ...]:
         """What the node registers."""
         return tuple(
-            Gpu(r["uuid"], r["model"], r["memory_bytes"], r["index"], r["healthy"], r["reason"]) for r in self._records
+            Gpu(r["uuid"], r["model"], r["memory_bytes"], r["index"], r["healthy"], r["reason"], r["sharing"])
+            for r in self._records
         )
 
     def start(self) -> None:
@@ -97,7 +101,7 @@ class GpuWatch:
     def use(self, uuids: Sequence[str]) -> tuple[float | None, int | None]:
         """Of a job that has these GPUs to itself: their mean utilisation in percent, and its processes' memory there.
 
-        None where the driver does not tell.
+        None where the driver does not tell, or knows no process there.
         """
         readings = [self._readings.get(uuid) for uuid in uuids]
         rates = [one.utilization_percent for one in readings if one is not None]
@@ -105,6 +109,16 @@ class GpuWatch:
         sizes = [process.memory_bytes for processes in used if processes for process in processes]
         rate = sum(r for r in rates if r is not None) / len(rates) if rates and None not in rates else None
         return rate, sum(s for s in sizes if s is not None) if sizes and None not in sizes else None
+
+    def use_of(self, uuids: Sequence[str], pids: Collection[int]) -> int | None:
+        """The memory of these processes on these GPUs; None where the driver does not tell, or knows none of them.
+
+        Its numbers are those of the host: an agent in a container needs the host's, too.
+        """
+        readings = [self._readings.get(uuid) for uuid in uuids]
+        found = [one for reading in readings if reading for one in reading.processes or () if one.pid in pids]
+        sizes = [one.memory_bytes for one in found if one.memory_bytes is not None]
+        return sum(sizes) if sizes and len(sizes) == len(found) else None
 
     def look(self) -> None:
         """Reads all GPUs once and judges them."""
@@ -124,7 +138,7 @@ class GpuWatch:
     def _take(self, readings: Sequence[Reading], held: Collection[str]) -> None:
         mine = [one for one in readings if self._chosen is None or one.uuid in self._chosen]
         was = {one["uuid"]: one["reason"] for one in self._records}
-        self._records = [_record(one, self._health.problem(one, one.uuid in held)) for one in mine]
+        self._records = [_record(one, self._health.problem(one, one.uuid in held), self._sharing) for one in mine]
         self._readings = {one.uuid: one for one in mine}
         self._read_at = time.monotonic()
         for one in self._records:
@@ -135,7 +149,7 @@ class GpuWatch:
                 log.warning("GPU %d (%s) is well again and taken in", one["index"], one["uuid"])
 
 
-def _record(reading: Reading, problem: str) -> Record:
+def _record(reading: Reading, problem: str, sharing: bool) -> Record:
     """A GPU as the node's row has it."""
     return {
         "uuid": reading.uuid,
@@ -144,6 +158,7 @@ def _record(reading: Reading, problem: str) -> Record:
         "index": reading.index,
         "healthy": not problem,
         "reason": problem[:500],
+        "sharing": sharing,
         "utilization_percent": reading.utilization_percent,
         "temperature_celsius": reading.temperature_celsius,
         "memory_used_bytes": reading.memory_used_bytes,

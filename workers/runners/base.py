@@ -173,7 +173,10 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What an attempt uses now; cpu_seconds counts from its start, memory leaves out cache that can be given back."""
+    """What an attempt uses now; cpu_seconds counts from its start, memory leaves out cache that can be given back.
+
+    `pids` are its processes by the host's numbers.
+    """
 
     attempt_id: str
     memory_bytes: int
@@ -181,6 +184,7 @@ class Sample:
     processes: int = field(default=0)
     gpu_percent: float | None = None
     gpu_memory_bytes: int | None = None
+    pids: frozenset[int] = frozenset()
 
 
 class Runner(Protocol):

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from workers.keeper.spec import BadSpec
 from workers.runners.base import Cancelled, PrepareCancelled, RunnerError, RunnerUnavailable, RunSpec, Sample
 from workers.runners.keeper_client import KeeperOptions
 from workers.runners.process import ProcessRunner
+from workers.runners.process_samples import processes_of
 
 KEEPER_SCRIPT = Path(__file__).resolve().parents[1] / "containers" / "main.py"
 SAMPLERS = 8
@@ -123,9 +124,10 @@ class ContainerRunner(ProcessRunner):
     def samples(self, only: Collection[str] | None = None) -> list[Sample]:
         """Measure the running attempts, or `only` these, by the engine's statistics."""
         with self._lock:
-            running = [name for name in self._running if only is None or name in only]
-        found = self._samplers.map(self._sample, running)
-        return [sample for sample in found if sample is not None]
+            running = [one for name, one in self._running.items() if only is None or name in only]
+        found = self._samplers.map(self._sample, [one.attempt_id for one in running])
+        pids = processes_of(running)
+        return [replace(sample, pids=pids[sample.attempt_id]) for sample in found if sample is not None]
 
     def close(self) -> None:
         """Disconnect; containers go on under their keeper."""

@@ -49,8 +49,15 @@ def measure(running: Sequence[Running], layer: CgroupLayer | None) -> list[Sampl
         if pids:
             memory_bytes = sum(table[pid].memory_bytes for pid in pids)
             cpu_seconds = sum(table[pid].cpu_seconds for pid in pids)
-            samples.append(Sample(attempt.attempt_id, memory_bytes, cpu_seconds, len(pids)))
+            samples.append(Sample(attempt.attempt_id, memory_bytes, cpu_seconds, len(pids), pids=frozenset(pids)))
     return samples
+
+
+def processes_of(running: Sequence[Running]) -> dict[str, frozenset[int]]:
+    """The processes of each attempt: its first one and all below it."""
+    table = _read_table() if running else {}
+    below = _by_parent(table)
+    return {one.attempt_id: frozenset(_processes_of(one, table, below)) for one in running}
 
 
 def _from_group(attempt_id: str, group: Cgroup) -> Sample | None:
@@ -60,7 +67,8 @@ def _from_group(attempt_id: str, group: Cgroup) -> Sample | None:
         return None
     # Files that a job has read stay charged to it until somebody needs the room; nobody would call that its use.
     memory_bytes = max(0, usage.memory_bytes - group.cache_bytes())
-    return Sample(attempt_id, memory_bytes, usage.cpu_seconds, len(group.pids()))
+    pids = frozenset(group.pids())
+    return Sample(attempt_id, memory_bytes, usage.cpu_seconds, len(pids), pids=pids)
 
 
 def _processes_of(attempt: Running, table: dict[int, _Process], below: dict[int, list[int]]) -> set[int]:

@@ -48,6 +48,7 @@ def explanation_shown(told: Explanation) -> dict[str, Any]:
             "gpus": need.gpus,
             "gpu_memory_bytes": need.gpu_memory_bytes,
             "gpu_model": need.gpu_model,
+            "gpu_shared": need.gpu_shared,
             "runner": told.ask.runner,
         },
         "tenant": {

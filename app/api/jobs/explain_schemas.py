@@ -25,6 +25,7 @@ class AsksShown(ma.Schema):
     gpus = fields.Integer()
     gpu_memory_bytes = fields.Integer()
     gpu_model = fields.String()
+    gpu_shared = fields.Boolean()
     runner = fields.String()
 
 

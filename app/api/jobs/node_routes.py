@@ -100,16 +100,18 @@ def resume_node(asked: Mapping[str, Any], node: str) -> Response:
 @blueprint.arguments(GpuChanges())
 @blueprint.response(200, HostDetailShown)
 @blueprint.alt_response(404, schema=schemas.ErrorShown)
-@blueprint.doc(summary="Take a GPU out or in, by UUID or index")
+@blueprint.doc(summary="Take a GPU out or in, or let jobs share it, by UUID or index")
 def change_gpu(asked: Mapping[str, Any], node: str, gpu: str) -> Response:
     """A job that has it goes on. One that its own agent has taken out comes back when it is well."""
     shared, name = hub(), _name(node)
-    if asked["out"] is not None:
-        taken = operate.take_gpu_out(shared.db, name, _name(gpu), asked["out"], principal().subject)
-        return json_answer(node_detailed(taken))
-    given = operate.put_gpu_in(shared.db, name, _name(gpu))
+    if "shared" in asked:
+        changed = operate.share_gpu(shared.db, name, _name(gpu), asked["shared"])
+    if asked.get("out") is not None:
+        changed = operate.take_gpu_out(shared.db, name, _name(gpu), asked["out"], principal().subject)
+    elif "out" in asked:
+        changed = operate.put_gpu_in(shared.db, name, _name(gpu))
     shared.ring(PriorityClass)
-    return json_answer(node_detailed(given))
+    return json_answer(node_detailed(changed))
 
 
 def _name(text: str) -> str:

@@ -10,7 +10,7 @@ import marshmallow as ma
 from marshmallow import fields
 
 from app.api.arguments import QuerySchema, StrictSchema
-from app.api.fields import Choice, Text, Whole, shown
+from app.api.fields import Choice, Flag, Text, Whole, shown
 
 NODE_STATES = ("ready", "draining", "offline")
 MONTH_S = 30 * 86_400
@@ -81,14 +81,22 @@ class NodeChanges(StrictSchema):
 
 
 class GpuChanges(StrictSchema):
-    """Whether a GPU is out."""
+    """Whether a GPU is out, and whether jobs may share it; what is not named stays."""
 
     out = Text(
         most=500,
-        required=True,
         allow_none=True,
         metadata={"description": "Why no job may have it from now on; null: jobs may have it again."},
     )
+    shared = Flag(
+        allow_none=True,
+        metadata={"description": "Whether jobs may share it by memory; null: as its agent's setting says."},
+    )
+
+    @ma.validates_schema
+    def _something(self, data: Mapping[str, Any], **_: Any) -> None:
+        if not data:
+            raise ma.ValidationError("must name out or shared")
 
 
 class AmountOfNode(ma.Schema):
@@ -105,11 +113,18 @@ class GpuOfNode(ma.Schema):
     index = fields.Integer()
     model = fields.String()
     memory_bytes = fields.Integer()
-    state = Choice("free", "held", "out")
+    state = Choice(
+        "free", "held", "shared", "out", metadata={"description": "held: by one job; shared: slices of it are held"}
+    )
     reason = fields.String(metadata={"description": "Why it is out, else empty."})
     out_by = fields.String(allow_none=True, metadata={"description": "The operator who took it out; null: its agent."})
     out_since = fields.String(allow_none=True)
-    job_id = fields.UUID(allow_none=True)
+    job_id = fields.UUID(allow_none=True, metadata={"description": "The job that has it to itself."})
+    job_ids = fields.List(fields.UUID(), metadata={"description": "All jobs that have it or a slice of it."})
+    sharing = fields.Boolean(metadata={"description": "Whether jobs may share it by memory."})
+    slice_bytes = fields.Integer(
+        allow_none=True, metadata={"description": "Memory that slices hold; null unless it is shared now."}
+    )
     utilization_percent = fields.Integer(allow_none=True)
     temperature_celsius = fields.Integer(allow_none=True)
     memory_used_bytes = fields.Integer(allow_none=True)

@@ -54,6 +54,9 @@ def _gpu(gpu: GpuState) -> dict[str, Any]:
         "out_by": gpu.out_by,
         "out_since": gpu.out_at,
         "job_id": None if gpu.job_id is None else str(gpu.job_id),
+        "job_ids": [str(job_id) for job_id in gpu.job_ids],
+        "sharing": gpu.sharing,
+        "slice_bytes": gpu.slice_bytes,
         **{name: gpu.readings.get(name) for name in _READINGS},
     }
 

@@ -30,6 +30,18 @@ class ResourcesAsked(StrictSchema):
     gpus = Whole(0, 1024, metadata={"description": "GPUs, all on one node."})
     gpu_memory_mib = Whole(1, 2**24, metadata={"description": "Least memory of each GPU in MiB."})
     gpu_model = Text(metadata={"description": "A part of the GPU's model name, in any case."})
+    gpu_shared = Flag(
+        metadata={"description": "A slice of one GPU: gpu_memory_mib of it, beside slices of others."},
+    )
+
+    @ma.validates_schema
+    def _slice(self, data: Mapping[str, Any], **_: Any) -> None:
+        if not data.get("gpu_shared"):
+            return
+        if data.get("gpus", 1) != 1:
+            raise ma.ValidationError(f"must be 1 beside gpu_shared, not {data['gpus']}", "gpus")
+        if "gpu_memory_mib" not in data:
+            raise ma.ValidationError("must be given beside gpu_shared: it is the size of the slice", "gpu_memory_mib")
 
 
 class JobAsked(StrictSchema):

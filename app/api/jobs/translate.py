@@ -94,13 +94,14 @@ def job_request(asked: Mapping[str, Any], settings: Settings) -> JobRequest:
 
 
 def _resources(asked: Mapping[str, Any], settings: Settings) -> Resources:
-    cpus = asked.get("cpus")
+    cpus, shared = asked.get("cpus"), asked.get("gpu_shared", False)
     return Resources(
         cpus_milli=settings.default_cpus_milli if cpus is None else max(1, round(cpus * 1000)),
         memory_bytes=asked.get("memory_mib", settings.default_memory_mib) * MIB,
-        gpus=asked.get("gpus", 0),
+        gpus=asked.get("gpus", 1 if shared else 0),
         gpu_memory_bytes=asked.get("gpu_memory_mib", 0) * MIB,
         gpu_model=asked.get("gpu_model", ""),
+        gpu_shared=shared,
     )
 
 
@@ -211,6 +212,7 @@ def _resources_shown(share: Resources | None) -> dict[str, Any] | None:
         "gpus": share.gpus,
         "gpu_memory_mib": share.gpu_memory_bytes // MIB,
         "gpu_model": share.gpu_model,
+        "gpu_shared": share.gpu_shared,
     }
 
 

@@ -25,7 +25,8 @@ def node(**changes: Any) -> dict[str, Any]:
 def gpu(index: int, **changes: Any) -> dict[str, Any]:
     return {
         "uuid": f"GPU-{index}", "index": index, "model": "A100", "memory_bytes": 80 * 10**9, "state": "free",
-        "reason": "", "out_by": None, "out_since": None, "job_id": None, "utilization_percent": 12,
+        "reason": "", "out_by": None, "out_since": None, "job_id": None, "job_ids": [],
+        "sharing": False, "slice_bytes": None, "utilization_percent": 12,
         "temperature_celsius": 40, "memory_used_bytes": 2**30, "processes": 0, **changes,
     }  # fmt: skip
 
@@ -38,7 +39,7 @@ def text(renderable: Any, width: int = 200) -> str:
 
 
 def test_a_list_has_bars_of_what_is_free_and_signs_of_gpus() -> None:
-    gpus = [gpu(0), gpu(1, state="held", job_id="j"), gpu(2, state="out", reason="fan")]
+    gpus = [gpu(0), gpu(1, state="held", job_ids=["j"]), gpu(2, state="out", reason="fan")]
     shown = text(listed([node(gpus=gpus)]))
     line = shown.splitlines()[1]
     assert "█████░░░░░ 4/8" in line
@@ -60,7 +61,7 @@ def test_a_drain_is_told_with_reason_deadline_and_what_is_left() -> None:
 
 def test_each_gpu_has_its_line() -> None:
     out = gpu(
-        1, state="out", reason="fan", out_by="ops", job_id="j-1", utilization_percent=None, memory_used_bytes=None
+        1, state="out", reason="fan", out_by="ops", job_ids=["j-1"], utilization_percent=None, memory_used_bytes=None
     )
     shown = text(picture(node(gpus=[gpu(0), out])))
     assert "12%" in shown and "40°C" in shown

@@ -31,11 +31,20 @@ def test_a_job_learns_its_gpus_cpus_and_memory() -> None:
     assert (env["CFAB_CPUS"], env["CFAB_MEMORY_BYTES"]) == ("1.5", str(2**30))
 
 
+def test_a_job_learns_the_size_of_its_slice() -> None:
+    slice_of = Resources(1500, 2**30, 1, 20 * 10**9, gpu_shared=True)
+    env = env_of(replace(ASSIGNMENT, gpu_uuids=("GPU-a",), resources=slice_of, gpu_memory_bytes=20 * 10**9))
+    assert (env["CUDA_VISIBLE_DEVICES"], env["CFAB_GPU_MEMORY_BYTES"]) == ("GPU-a", str(20 * 10**9))
+    assert env["CFAB_GPU_SHARED"] == "1"
+    assert env_of(ASSIGNMENT)["CFAB_GPU_SHARED"] == ""
+
+
 def test_a_job_without_gpus_sees_none() -> None:
     env = env_of(replace(ASSIGNMENT, gpu_uuids=()))
     assert env["CFAB_GPUS"] == env["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_users_cannot_give_themselves_more() -> None:
-    names = ("CFAB_GPUS", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CFAB_CPUS", "CFAB_MEMORY_BYTES")
+    names = ("CFAB_GPUS", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CFAB_CPUS", "CFAB_MEMORY_BYTES",
+             "CFAB_GPU_MEMORY_BYTES", "CFAB_GPU_SHARED")  # fmt: skip
     assert "all" not in env_of(replace(ASSIGNMENT, environment=dict.fromkeys(names, "all"))).values()
