@@ -2,8 +2,8 @@
 
 Expand, then contract: a migration may add, but removes only what no released code still uses.
 
-Revision ID: 0012
-Revises: 0011
+Revision ID: 0013
+Revises: 0012
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from alembic import op
 
-revision = "0012"
-down_revision = "0011"
+revision = "0013"
+down_revision = "0012"
 branch_labels = None
 depends_on = None
 
@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 
 
 def upgrade() -> None:
-    _run(HERE.joinpath("0012_shared_gpus.sql").read_text(encoding="utf-8"))
+    _run(HERE.joinpath("0013_shared_gpus.sql").read_text(encoding="utf-8"))
 
 
 def downgrade() -> None:
