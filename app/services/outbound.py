@@ -80,7 +80,9 @@ def ask(
     tls = reach.tls if parts.scheme == "https" else None
     port = parts.port or (443 if tls is not None else 80)
     sock = _connected(parts.hostname, port, parts.netloc in reach.inside, deadline)
-    hangup = threading.Timer(max(0.0, deadline - time.monotonic()), _shut, [sock])
+    # A duplicate, for TLS takes the socket object over; it still ends the same connection.
+    watched = sock.dup()
+    hangup = threading.Timer(max(0.0, deadline - time.monotonic()), _shut, [watched])
     hangup.daemon = True
     hangup.start()
     connection = http.client.HTTPConnection(parts.hostname, port)
@@ -99,6 +101,7 @@ def ask(
         hangup.cancel()
         connection.close()
         sock.close()
+        watched.close()
 
 
 def _read(response: http.client.HTTPResponse, cap_bytes: int, place: str) -> Reply:
