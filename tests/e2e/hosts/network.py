@@ -53,6 +53,7 @@ class Network:
         self.root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=PLACE))
         self.root.chmod(0o711)
         self._lock = _take(self.root)
+        self._deaf: set[str] = set()
         self._addresses = {host: f"{SUBNET}.{number}" for number, host in enumerate(hosts, 1)}
         try:
             self._build()
@@ -105,9 +106,19 @@ class Network:
         """No packet passes to or from a host any more, and nobody is told: its own link stays up."""
         self._port(host, "0")
 
+    def deafen(self, host: str) -> None:
+        """A host's packets still arrive everywhere, but nothing arrives at the host."""
+        if shutil.which("iptables") is None:
+            missing("not installed: iptables")
+        _run(*self.words(host, ["iptables", "--append", "INPUT", "--in-interface", "eth0", "--jump", "DROP"]))
+        self._deaf.add(host)
+
     def heal(self, host: str) -> None:
         """Packets pass again."""
         self._port(host, "3")
+        if host in self._deaf:
+            _run(*self.words(host, ["iptables", "--flush", "INPUT"]))
+            self._deaf.remove(host)
 
     def _port(self, host: str, state: str) -> None:
         _run("ip", "netns", "exec", self.namespace(SWITCH), "bridge", "link", "set", "dev", host, "state", state)

@@ -55,6 +55,14 @@ def ended(hosts: Hosts, job_id: str) -> str:
     return str(hosts.job(job_id)["status"])
 
 
+def works(hosts: Hosts, host: str, name: str) -> None:
+    """The host takes a job that needs all of its GPUs, and runs it to its end."""
+    gpus, _, model = GPUS[host].split("-")[0].partition("x")
+    job_id = hosts.submit(name, gpus=int(gpus), gpu_model=model)
+    hosts.over(name, 1)
+    assert (ended(hosts, job_id), where(hosts, job_id)) == ("completed", [(host, "completed")])
+
+
 def alive_past(evidence: Evidence, lease_ends: dict[str, float]) -> list[str]:
     """First attempts that showed life when the lease they had had already ended."""
     return [
@@ -70,12 +78,8 @@ def test_hosts_are_known_by_the_addresses_at_which_others_reach_them(hosts: Host
 
 
 def test_jobs_go_where_the_gpus_are_that_they_need(hosts: Hosts) -> None:
-    whole, small = hosts.submit("whole", gpus=4), hosts.submit("small", gpus=1, gpu_model="T4")
-    hosts.over("whole", 1)
-    hosts.over("small", 1)
-    assert (ended(hosts, whole), ended(hosts, small)) == ("completed", "completed")
-    assert where(hosts, whole) == [(BIG, "completed")]
-    assert where(hosts, small) == [(SMALL, "completed")]
+    works(hosts, SMALL, "small")
+    works(hosts, BIG, "whole")
 
 
 def test_jobs_of_a_host_that_is_cut_off_run_elsewhere_and_its_late_results_are_refused(hosts: Hosts) -> None:
@@ -94,15 +98,29 @@ def test_jobs_of_a_host_that_is_cut_off_run_elsewhere_and_its_late_results_are_r
     wait_until(lambda: hosts.said(BIG, DROPPED) == dropped + 2, PATIENCE_S, "the late results to be refused")
     # Both were refused while the second attempts still run: nothing of the first ones was taken.
     assert [where(hosts, one) for one in ids] == [[(BIG, "lost"), (SMALL, None)]] * 2
-    again = hosts.submit("again", gpus=4)
-    hosts.over("again", 1)
-    assert (ended(hosts, again), where(hosts, again)) == ("completed", [(BIG, "completed")])
+    works(hosts, BIG, "again")
     hosts.over("lasting", 2)
     hosts.over("ending", 2)
     assert [ended(hosts, one) for one in ids] == ["completed"] * 2
-    told = hosts.evidence()
-    assert [told.jobs[one].failures for one in ids] == [0, 0]
-    assert checks.no_overlap(told) == []
+    assert [hosts.evidence().jobs[one].failures for one in ids] == [0, 0]
+    assert checks.no_overlap(hosts.evidence()) == []
+
+
+def test_a_worker_that_is_killed_while_nothing_reaches_its_host_takes_jobs_again_when_it_can(hosts: Hosts) -> None:
+    (job_id,) = hosts.submit_to(BIG, "orphan", gpus=1)
+    # What the host sends arrives, only the answers do not: its transactions are begun and never ended.
+    hosts.network.deafen(BIG)
+    lease_ends = hosts.lease_ends()
+    hosts.roles[BIG].kill()
+    hosts.roles[BIG].start()
+    wait_until(lambda: hosts.begun(job_id, 2), PATIENCE_S, "the job to run on the other host")
+    assert alive_past(hosts.evidence(), lease_ends) == []
+    hosts.network.heal(BIG)
+    wait_until(lambda: hosts.states()[BIG] == "ready", PATIENCE_S, "the host to come back")
+    works(hosts, BIG, "anew")
+    hosts.over("orphan", 2)
+    assert (ended(hosts, job_id), where(hosts, job_id)) == ("completed", [(BIG, "lost"), (SMALL, "completed")])
+    assert checks.no_overlap(hosts.evidence()) == []
 
 
 def test_a_drained_host_hands_its_jobs_on_and_waits_for_resume(hosts: Hosts) -> None:
