@@ -12,10 +12,12 @@ from app.api.answers import json_answer
 from app.api.auth import principal
 from app.api.hub import hub
 from app.api.idempotency import REPLAYED
+from app.domain.array import ArrayAsked
 from app.domain.errors import Refused, Unavailable
 from app.domain.job import JobRequest, Submitted
+from app.services.arrays import ArrayView
 from app.services.idempotency import IdempotencyKey, earlier_answer
-from app.services.submit import submit
+from app.services.submit import submit, submit_array
 
 Render = Callable[[list[Submitted]], tuple[int, Any]]
 """Status and body of the answer. Called inside the transaction when there is a key, so it must not ask the database."""
@@ -33,14 +35,8 @@ def answer_submit(
     With `places` each job knows its place in its queue, which costs a look at the queue.
     """
     shared = hub()
-    try:
-        for image in sorted({one.image for one in requests if one.image is not None}):
-            shared.images.admit(shared.db, tenant_id, image)
-    except (Refused, Unavailable):
-        # What was accepted once is answered as it was, whatever has become of its image or its registry.
-        before = None if key is None else earlier_answer(shared.db, key)
-        if before is None:
-            raise
+    before = _admit(tenant_id, requests, key)
+    if before is not None:
         return json_answer(before[1], before[0], {REPLAYED: "true"})
     done = submit(shared.db, shared.settings, tenant_id, requests, key, render, places, principal().subject)
     if done.replay is not None:
@@ -50,3 +46,40 @@ def answer_submit(
     shared.hint(job.id for job in done.jobs)
     status, body = render(done.jobs)
     return json_answer(body, status)
+
+
+def answer_array(
+    tenant_id: UUID,
+    request: JobRequest,
+    asked: ArrayAsked,
+    key: IdempotencyKey | None,
+    render: Callable[[ArrayView], tuple[int, Any]],
+) -> Response:
+    """Submits one array; otherwise as `answer_submit`. Raises as `submit_array` does."""
+    shared = hub()
+    before = _admit(tenant_id, [request], key)
+    if before is not None:
+        return json_answer(before[1], before[0], {REPLAYED: "true"})
+    done = submit_array(shared.db, shared.settings, tenant_id, request, asked, key, render)
+    if done.array is None:
+        assert done.replay is not None
+        status, body = done.replay
+        return json_answer(body, status, {REPLAYED: "true"})
+    shared.ring([done.array.priority_class])
+    status, body = render(done.array)
+    return json_answer(body, status)
+
+
+def _admit(tenant_id: UUID, requests: Sequence[JobRequest], key: IdempotencyKey | None) -> tuple[int, Any] | None:
+    """Refuses images that the tenant may not have run; the earlier answer, where the key had one before that."""
+    shared = hub()
+    try:
+        for image in sorted({one.image for one in requests if one.image is not None}):
+            shared.images.admit(shared.db, tenant_id, image)
+    except (Refused, Unavailable):
+        # What was accepted once is answered as it was, whatever has become of its image or its registry.
+        before = None if key is None else earlier_answer(shared.db, key)
+        if before is None:
+            raise
+        return before
+    return None

@@ -23,8 +23,9 @@ from app.domain.identity import uuid7
 from app.domain.job import JobRequest
 from app.domain.priority import PriorityClass
 from app.domain.states import JobState, StopCause
+from app.services.parents import parents_in
 from app.services.passes import Pass, run_task
-from app.services.views import JobView, view_of
+from app.services.views import JobView, ParentView, view_of
 from app.storage import arrays as stored
 from app.storage import jobs
 from app.storage.database import Database, Row, Tx
@@ -124,6 +125,12 @@ def get_array(db: Database, tenant_id: UUID, array_id: UUID) -> ArrayView:
     """One array with exact counts. Raises NotFound, also for another tenant's."""
     with db.transaction("read") as tx:
         return _own(tx, tenant_id, array_id)
+
+
+def array_detail(db: Database, tenant_id: UUID, array_id: UUID) -> tuple[ArrayView, list[ParentView]]:
+    """One array, and what it depends on. Raises NotFound."""
+    with db.transaction("read") as tx:
+        return _own(tx, tenant_id, array_id), parents_in(tx, array_id)
 
 
 def list_arrays(db: Database, tenant_id: UUID, limit: int, offset: int) -> list[ArrayView]:

@@ -11,13 +11,10 @@ from uuid import UUID
 
 from app.domain.dependency import After, Terms, never_message
 from app.domain.errors import FieldProblem, Invalid
-from app.domain.explain import Cause, Code
 from app.domain.job import JobRequest
 from app.domain.priority import PriorityClass
-from app.domain.states import JobState
 from app.services import arrays
 from app.services.passes import Pass, run_task
-from app.services.views import ParentView
 from app.storage import dependencies as stored
 from app.storage.database import Database, Row, Tx
 from app.storage.keys import revive_keys
@@ -27,8 +24,6 @@ PARENTS_AT_A_TIME = 200
 EDGES_AT_A_TIME = 1000
 ROUNDS = 50
 """Chunks that one pass settles; what is left is the next pass's."""
-SHOWN = 1000
-NAMED = 10
 
 
 class Held:
@@ -75,8 +70,9 @@ def hold_parents(tx: Tx, tenant_id: UUID, requests: Sequence[JobRequest]) -> Hel
     rest = sorted(set(wanted) - {row.id for row, _is_array in rows})
     rows += [(row, False) for row in stored.lock_jobs(tx, rest)] if rest else []
     known = {row.id for row, _is_array in rows if row.tenant_id == tenant_id}
+    many = len(requests) > 1
     problems = [
-        FieldProblem(f"depends_on.{place}.job", f"there is no job and no array {one.parent}", index)
+        FieldProblem(f"depends_on[{place}].job", f"there is no job and no array {one.parent}", index if many else None)
         for index, request in enumerate(requests)
         for place, one in enumerate(request.after)
         if one.parent not in known
@@ -157,41 +153,3 @@ def _settle(
     done.detail["released"] = len(free)
     done.detail["cancelled"] = len(never)
     done.ready |= frozenset(PriorityClass(row[3]) for row in go)
-
-
-def parents_in(tx: Tx, child_id: UUID) -> list[ParentView]:
-    """What a job or an array depends on, first what it waits for yet."""
-    return [
-        ParentView(
-            id=row.parent_id,
-            is_array=row.parent_is_array,
-            terms=Terms(row.terms),
-            settled=row.settled,
-            state=_state(row),
-        )
-        for row in stored.parents_of(tx, child_id, SHOWN)
-    ]
-
-
-def _state(row: Row) -> str | None:
-    if row.parent_is_array:
-        return None if row.finished is None else "ended" if row.finished else "unfinished"
-    return None if row.state is None else JobState(row.state).word
-
-
-def waiting_cause(tx: Tx, child_id: UUID) -> Cause:
-    """Why a job that depends on others waits, with the parents that go on."""
-    parents = [parent for parent in parents_in(tx, child_id) if parent.settled is None]
-    named = ", ".join(
-        f"{'array' if one.is_array else 'job'} {one.id} ({one.terms.word}, {one.state or 'forgotten'})"
-        for one in parents[:NAMED]
-    )
-    more = f" and {len(parents) - NAMED} more" if len(parents) > NAMED else ""
-    message = f"The job waits for {named}{more}."
-    if not parents:
-        message = "All that the job depends on has ended; it is made ready with the scheduler's next tick."
-    return Cause(
-        Code.DEPENDENCY,
-        message,
-        {"waits_for": len(parents), "parents": [str(parent.id) for parent in parents[:NAMED]]},
-    )

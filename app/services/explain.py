@@ -33,7 +33,7 @@ from app.domain.tenant import Quota, Usage
 from app.domain.whereabouts import JobNow, job_cause
 from app.services.arrays import turn_cause
 from app.services.claim import breadth, first_view
-from app.services.dependencies import waiting_cause
+from app.services.parents import waiting_cause
 from app.services.queue import Position, position_in
 from app.services.views import JobView, view_of
 from app.storage import claims, events

@@ -14,9 +14,9 @@ from app.domain.priority import PriorityClass
 from app.domain.states import JobState, Reason
 from app.services import tracked
 from app.services.counts import fold_when_many
-from app.services.dependencies import parents_in
 from app.services.explain import quota_wait, shape_of
 from app.services.logs import split_output
+from app.services.parents import parents_in
 from app.services.views import (
     ExecutorView,
     Gauges,

@@ -25,6 +25,9 @@ from app.api.auth.principal import ADMIN, ALL_ROLES, EXECUTOR, OPERATOR, USER
 from app.api.contract import Contract
 from app.api.factory import CONTRACTS, create_app
 from app.api.ids import shown_id
+from app.domain.array import ArrayAsked
+from app.domain.dependency import After
+from app.services.submit import submit_array
 from config.rates import parse_rules
 from config.settings import Settings
 from tests.contract.conftest import Bells
@@ -93,15 +96,18 @@ class House:
 
     def rows(self) -> str:
         """Everything there is about jobs and tenants, to see that a refusal changed nothing."""
-        tables = {name: self.fabric.all(f"SELECT * FROM {name} ORDER BY id") for name in ("job", "tenant", "attempt")}
+        tables = {
+            name: self.fabric.all(f"SELECT * FROM {name} ORDER BY id")
+            for name in ("job", "job_array", "tenant", "attempt")
+        }
         return repr(tables)
 
 
 def _filled(route: Route, job: UUID) -> str:
     shown = shown_id(SHOWN_IDS[route.contract], job) if route.contract in SHOWN_IDS else str(job)
-    known = {"job_id": shown, "id": shown, "tenant": "owner", "tenant_id": "owner", "file": "swagger-ui.css",
-             "queue_name": "default", "cluster_name": "default", "number": "1", "attempt": "1",
-             "node": "node-1", "gpu": "0"}  # fmt: skip
+    known = {"job_id": shown, "id": shown, "array_id": str(job), "tenant": "owner", "tenant_id": "owner",
+             "file": "swagger-ui.css", "queue_name": "default", "cluster_name": "default", "number": "1",
+             "attempt": "1", "node": "node-1", "gpu": "0"}  # fmt: skip
     unknown = set(route.arguments) - known.keys()
     assert not unknown, f"{route}: say in _filled what {', '.join(sorted(unknown))} may be"
     return re.sub(r"<(?:[^:<>]+:)?([^<>]+)>", lambda match: known[match[1]], route.rule)
@@ -149,6 +155,10 @@ def house(servers: TestServers, tmp_path_factory: pytest.TempPathFactory) -> Ite
     fabric.add_tenant("stranger")
     fabric.add_tenant("gone", active=False)
     (job,) = fabric.submit(binary_job(), tenant=owner)
+    # One id for both, and an array that waits, so that it has no jobs.
+    waits = submit_array(fabric.db, fabric.settings, owner, binary_job(after=(After(job),)), ArrayAsked(2)).array
+    assert waits is not None
+    fabric.sql("UPDATE job_array SET id = %s WHERE id = %s", job, waits.id)
     yield House(create_app(settings, fabric.db, Bells()), fabric, owner, job)
     fabric.db.close()
     servers.drop(url)
@@ -305,8 +315,8 @@ class TestAnObjectOfAnotherTenant:
             assert str(house.owner) not in answer.text and "example.com/program" not in answer.text
 
     def test_answers_as_if_it_had_never_been(self, house: House, route: Route) -> None:
-        if "job_id" not in route.arguments:
-            pytest.skip("this route is about no job")
+        if not {"job_id", "array_id"} & set(route.arguments):
+            pytest.skip("this route is about no job and no array")
         absent = House(house.app, house.fabric, house.owner, UUID(int=house.job.int ^ 1))
         here, nowhere = (one.ask(route, token(USER, tenant="stranger")) for one in (house, absent))
         assert here.status_code == nowhere.status_code
@@ -328,7 +338,8 @@ def _without_id(answer: TestResponse) -> str:
     ("role", "open_routes"),
     [
         (USER, {"GET /jobs", "POST /jobs", "POST /jobs/bulk", "GET /jobs/<job_id>", "DELETE /jobs/<job_id>",
-                "POST /jobs/<job_id>/stop", "GET /jobs/<job_id>/logs", "GET /openapi.json"}),
+                "POST /jobs/<job_id>/stop", "GET /jobs/<job_id>/logs", "GET /arrays", "GET /arrays/<array_id>",
+                "POST /arrays/<array_id>/cancel", "POST /arrays/<array_id>/retry", "GET /openapi.json"}),
         (EXECUTOR, {"POST /jobs/claim", "PUT /jobs/<job_id>/heartbeat", "PUT /jobs/<job_id>/complete",
                     "PUT /jobs/<job_id>/fail"}),
         (OPERATOR, {"GET /admin/stats", "GET /admin/executors", "GET /metrics"}),

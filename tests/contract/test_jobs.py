@@ -67,7 +67,7 @@ class TestSubmit:
         api.prefix = prefix
         answer = api.post("/jobs" + slash, **raw(SUBMIT_EXAMPLE))
         assert answer.status_code == 201
-        assert set(answer.json) == {"id", "type", "status", "created_at"} | ADDED
+        assert set(answer.json) == {"id", "type", "status", "created_at", "array"} | ADDED
         assert answer.json["type"] == "data-processing"
         assert answer.json["status"] == "pending"
         assert TIME.fullmatch(answer.json["created_at"])

@@ -13,10 +13,11 @@ from app.api.auth import principal
 from app.api.hub import hub
 from app.api.idempotency import KEY_HEADER, answered, idempotency_key
 from app.api.jobs import schemas, translate
+from app.api.jobs.array_translate import array_asked, array_submitted
 from app.api.jobs.blueprint import blueprint
 from app.api.limits import limited
 from app.api.stopping import answer_stop
-from app.api.submission import Render, answer_submit
+from app.api.submission import Render, answer_array, answer_submit
 from app.domain.errors import FabricError, NotFound
 from app.domain.states import JobState
 from app.services import inspect, queue, stop
@@ -31,7 +32,15 @@ from app.services.idempotency import answer_once
 @blueprint.alt_response(422, schema=schemas.ErrorShown, description="The key was used with another body")
 @blueprint.doc(summary="Submit a job", parameters=[KEY_HEADER])
 def submit_job(asked: Mapping[str, Any]) -> Response:
-    """Makes a job durable and pending; it runs as soon as a node has room for it."""
+    """Makes a job durable and pending; it runs as soon as a node has room for it. With `array` it is many jobs."""
+    if "array" in asked:
+        return answer_array(
+            principal().tenant_id,
+            translate.job_request(asked, hub().settings),
+            array_asked(asked["array"]),
+            idempotency_key(request),
+            lambda array: (201, array_submitted(array)),
+        )
     return _submit([asked], lambda jobs: (201, translate.submitted(jobs[0])))
 
 

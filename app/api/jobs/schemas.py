@@ -10,6 +10,7 @@ from marshmallow import fields
 
 from app.api.arguments import StrictSchema
 from app.api.fields import Choice, Flag, Number, QueryFlag, QueryWhole, Text, Whole, Word
+from app.api.jobs.array_schemas import ArraySpread, Parents, ParentShown
 from app.api.pagination import page_schema
 from app.api.program import MAX_TOTAL_BYTES, Arguments, Environment, Sha256, Url, start_bytes
 from app.domain.errors import Invalid
@@ -62,6 +63,8 @@ class JobAsked(StrictSchema):
     backoff_seconds = Number(
         0, 3600, load_default=1, metadata={"description": "First wait before a retry; it doubles."}
     )
+    depends_on = Parents(load_default=list)
+    array = fields.Nested(ArraySpread)
 
     @ma.validates_schema
     def _one_program(self, data: Mapping[str, Any], **_: Any) -> None:
@@ -73,6 +76,8 @@ class JobAsked(StrictSchema):
             missing = [name for name in ("binary_url", "binary_sha256") if name not in data]
             if missing:
                 raise ma.ValidationError({name: ["is required"] for name in missing})
+        if "array" in data and data["hold"]:
+            raise ma.ValidationError({"hold": ["must not be true beside array: hold its jobs one by one"]})
         size = start_bytes(data["arguments"], data["env_variables"])
         if size > MAX_TOTAL_BYTES:
             message = f"has {size} bytes together with env_variables; at most {MAX_TOTAL_BYTES} are allowed"
@@ -97,7 +102,13 @@ class JobAsked(StrictSchema):
 
 
 class BulkAsked(JobAsked):
-    """One of up to 1000 jobs that are submitted together, all or none."""
+    """One of up to 1000 jobs that are submitted together, all or none. An array is submitted on its own."""
+
+    class Meta:
+        """Nothing unknown passes; an array is no part of a bulk."""
+
+        unknown = ma.RAISE
+        exclude = ("array",)
 
     @ma.pre_load(pass_collection=True)
     def _countable(self, data: Any, **_: Any) -> Any:
@@ -208,6 +219,9 @@ class JobSubmitted(ma.Schema):
         metadata={"description": "The fabric's own state: starting and stopping are told apart."}
     )
     reason = fields.String(allow_none=True, metadata={"description": "Why it waits or is being stopped."})
+    array = fields.Nested(
+        ArraySpread, allow_none=True, metadata={"description": "Of an array, whose id is told; null for one job."}
+    )
 
 
 class BulkSubmitted(ma.Schema):
@@ -244,6 +258,8 @@ class JobListed(ma.Schema):
     reason = fields.String(allow_none=True)
     message = fields.String(allow_none=True)
     external_id = fields.String(allow_none=True, metadata={"description": "A tracked job's id at its reporter."})
+    array_id = fields.UUID(allow_none=True, metadata={"description": "The array it belongs to."})
+    array_index = fields.Integer(allow_none=True)
 
 
 class AttemptShown(ma.Schema):
@@ -301,6 +317,8 @@ class JobShown(ma.Schema):
     reason = fields.String(allow_none=True)
     message = fields.String(allow_none=True)
     external_id = fields.String(allow_none=True, metadata={"description": "A tracked job's id at its reporter."})
+    array_id = fields.UUID(allow_none=True, metadata={"description": "The array it belongs to."})
+    array_index = fields.Integer(allow_none=True)
     signal = fields.Integer(allow_none=True)
     attempt = fields.Integer()
     stdout_truncated = fields.Boolean()
@@ -313,6 +331,7 @@ class JobShown(ma.Schema):
     stop_reason = fields.String(allow_none=True)
     stopped_by = fields.String(allow_none=True)
     hold = fields.Nested(HoldShown, allow_none=True, metadata={"description": "Null unless it is held."})
+    depends_on = fields.List(fields.Nested(ParentShown))
 
 
 class JobClaimed(JobShown):

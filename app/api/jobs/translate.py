@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from app.api.answers import utc
+from app.api.jobs.array_translate import after, parents_shown
 from app.api.jobs.schemas import PRIORITIES, STATUSES
 from app.domain.errors import FabricError, FieldProblem, Invalid, NotFound, StateConflict
 from app.domain.hold import Hold
@@ -90,6 +91,7 @@ def job_request(asked: Mapping[str, Any], settings: Settings) -> JobRequest:
         max_retries=asked["max_retries"],
         backoff_s=asked["backoff_seconds"],
         asked={name: asked[name] for name in _KEPT if name in asked},
+        after=after(asked["depends_on"]),
     )
 
 
@@ -124,6 +126,7 @@ def submitted(job: Submitted) -> dict[str, Any]:
         "created_at": utc(job.created_at),
         "state_detail": "pending",
         "reason": str(job.reason),
+        "array": None,
     }
 
 
@@ -158,6 +161,8 @@ def listed(job: JobView) -> dict[str, Any]:
         "exit_code": job.exit_code,
         "message": job.message or None,
         "external_id": job.external_id,
+        "array_id": None if job.array_id is None else str(job.array_id),
+        "array_index": job.array_index,
     }
 
 
@@ -194,6 +199,7 @@ def detailed(detail: JobDetail, queue_position: int = 0) -> dict[str, Any]:
         "max_retries": spec.max_retries,
         "stop_reason": job.stop_reason,
         "stopped_by": job.stop_by,
+        "depends_on": parents_shown(detail.depends_on),
     }
 
 

@@ -182,7 +182,7 @@ def test_unknown_and_foreign_parents_are_told_alike(fabric: Fabric) -> None:
     for parent in (theirs, nobody):
         refused = refusal(lambda parent=parent: child(fabric, mine, parent))
         assert isinstance(refused, Invalid)
-        assert [one.field for one in refused.problems] == ["depends_on.1.job"]
+        assert [one.field for one in refused.problems] == ["depends_on[1].job"]
         messages.append(refused.message.replace(str(parent), "?"))
     assert messages[0] == messages[1]
     assert isinstance(refusal(lambda: fabric.submit_one(tenant=stranger, after=after(array_id))), Invalid)

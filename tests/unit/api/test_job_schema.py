@@ -42,7 +42,7 @@ def jobs(draw: st.DrawFn) -> dict[str, Any]:
 @given(jobs())
 def test_both_ways_agree(job: dict[str, Any]) -> None:
     try:
-        expected = JobAsked().load(job)
+        expected = JobAsked(exclude=("array",)).load(job)
     except ma.ValidationError as refusal:
         with pytest.raises(ma.ValidationError) as caught:
             BulkAsked(many=True).load([job])
