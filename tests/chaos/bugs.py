@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from app.domain.resources import Free
 from app.storage import attempts, leases
 from app.storage.database import Tx
 from workers.agent.claimer import ClaimLoop
@@ -80,6 +81,15 @@ def deaf() -> None:
     ClaimLoop.start = start  # type: ignore[method-assign]
 
 
+def gpus_thought_free() -> None:
+    """A claim never looks at which GPUs are held already."""
+
+    def without(self: Free, held: Mapping[str, int | None]) -> Free:
+        return self
+
+    Free.without = without  # type: ignore[method-assign]
+
+
 BUGS: Mapping[str, Callable[[], None]] = {
-    bug.__name__: bug for bug in (no_fence_deadline, reaper_without_patience, usage_kept, deaf)
+    bug.__name__: bug for bug in (no_fence_deadline, reaper_without_patience, usage_kept, deaf, gpus_thought_free)
 }

@@ -23,7 +23,7 @@ from tests.chaos.watcher import Watcher
 from tests.chaos.workload import FOR_EVER, PROGRAM, Planned, ProgramServer, draw_gpu_jobs, draw_jobs, planned_body
 
 Say = Callable[[str], None]
-GPU_RUN = {"CFAB_LEASE_S": "5", "CFAB_RENEW_S": "1", "CFAB_FENCE_MARGIN_S": "2"}
+GPU_RUN = {"CFAB_LEASE_S": "5", "CFAB_RENEW_S": "1", "CFAB_FENCE_MARGIN_S": "2", "CFAB_GPU_SHARING": "memory"}
 UNFINISHED = "SELECT count(*) AS n FROM job WHERE state < 4"
 LONG_JOBS = 8
 
@@ -128,7 +128,7 @@ def run_broker_kills(kills: int, options: Options, say: Callable[[str], None] = 
 def run_gpus(
     options: Options, bugs: Mapping[str, str] | None = None, tamper: Sequence[str] = (), say: Say = print
 ) -> Report:
-    """Jobs that fight for few GPUs while agents and keepers are killed: no GPU may be used by two at once.
+    """Jobs that fight for few GPUs while agents and keepers are killed: no GPU may be over-used.
 
     `tamper` are statements run in the database first, and `bugs` are planted, to show that the run would see it.
     """

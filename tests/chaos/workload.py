@@ -121,7 +121,7 @@ def _draw(rng: random.Random, number: int, kind: str, witness: Path, programs: P
 
 
 def draw_gpu_jobs(rng: random.Random, count: int, witness: Path) -> list[Planned]:
-    """`count` scripts that all hold GPUs, some for as long as several strikes."""
+    """`count` scripts that all hold GPUs, some for as long as several strikes; a third share theirs by memory."""
     return [_draw_gpu_job(rng, number, witness) for number in range(count)]
 
 
@@ -129,7 +129,11 @@ def _draw_gpu_job(rng: random.Random, number: int, witness: Path) -> Planned:
     body = planned_body(rng.choice(("foreground", "background")), "ok", witness) | {"script": PROGRAM}
     body["arguments"] = [str(rng.choice((1, 3, 10, 20))), "ok"]
     body["grace_seconds"] = 1
-    body["resources"] = {"cpus": 0.1, "memory_mib": 64, "gpus": rng.choice((1, 1, 1, 2))}
+    body["resources"] = {"cpus": 0.1, "memory_mib": 64}
+    if rng.random() < 1 / 3:
+        body["resources"] |= {"gpu_shared": True, "gpu_memory_mib": rng.choice((20_000, 30_000, 40_000))}
+    else:
+        body["resources"]["gpus"] = rng.choice((1, 1, 1, 2))
     return Planned(f"gpus-{number}", "ok", body)
 
 
