@@ -247,6 +247,11 @@ class Settings:
     external_lease_s: float = _setting(120.0, _seconds, "Lease of an executor that claims through the jobs contract.")
     fence_margin_s: float = _setting(5.0, _seconds, "A keeper kills this long before the lease may pass to another.")
     poll_s: float = _setting(5.0, _seconds, "An agent asks for work at least this often (with jitter), bells or not.")
+    pack_delay_s: float = _setting(
+        1.0,
+        _duration,
+        "How long a node leaves a GPU job to a node that it fills better, so that hosts stay whole; 0: no.",
+    )
     tick_s: float = _setting(1.0, _seconds, "How often the scheduler promotes, reaps and sweeps.")
     plan_s: float = _setting(1.0, _seconds, "How often the scheduler plans jobs of several members and reservations.")
     reserve_after_s: float = _setting(

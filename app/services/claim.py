@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -14,8 +14,9 @@ from app.domain.job import Assignment
 from app.domain.policy import KeySummary, Room, Take, TenantView, choose, cost
 from app.domain.priority import PriorityClass
 from app.domain.reservation import against, beside, held_of
-from app.domain.resources import Free, Gpu, Resources
+from app.domain.resources import Gpu, Resources
 from app.services.deliver import assignment, deliver
+from app.services.packing import Packing, free_of
 from app.services.report import Finished, FinishResult, finish_in
 from app.storage import claims
 from app.storage.claims import Hold
@@ -34,7 +35,10 @@ that all have their turn. Only a hint of this process; without it the walk start
 
 @dataclass(frozen=True)
 class Claimer:
-    """Who claims: a node under its incarnation; what it can run; `external` executors start at once."""
+    """Who claims: a node under its incarnation; what it can run; `external` executors start at once.
+
+    With `packing` fresh GPU jobs are left to nodes that they fill better.
+    """
 
     node_id: str
     incarnation: UUID | None
@@ -42,6 +46,7 @@ class Claimer:
     lease_s: float = 60.0
     external: bool = False
     shy: bool = False
+    packing: Packing | None = None
 
 
 class Claimed(list[Assignment]):
@@ -49,10 +54,15 @@ class Claimed(list[Assignment]):
 
     `passed_over`: there was room left, but another claim was deciding a tenant's quota at that moment; jobs of that
     tenant may fit, and no bell will say so: claim again in a moment.
+
+    `put_off_s`: a GPU job was left to `better` nodes, which are to be woken; claim again after so long, if it is not
+    None.
     """
 
     more: bool = False
     passed_over: bool = False
+    put_off_s: float | None = None
+    better: tuple[str, ...] = ()
 
 
 def claim(db: Database, claimer: Claimer, limit: int) -> Claimed:
@@ -97,6 +107,7 @@ def claim_in(tx: Tx, claimer: Claimer, limit: int) -> Claimed:
         draw.take_from(PriorityClass(number))
     claimed.more = bool(node.classes)
     claimed.passed_over = draw.passed_over
+    claimed.put_off_s, claimed.better = draw.put_off_s, tuple(dict.fromkeys(draw.better))
     if not draw.taken:
         return claimed
     holds = [_hold(row, shape, pins) for row, shape, pins in draw.taken]
@@ -106,17 +117,6 @@ def claim_in(tx: Tx, claimer: Claimer, limit: int) -> Claimed:
         for (row, shape, _pins), hold in zip(draw.taken, holds, strict=True)
     ]
     return claimed
-
-
-def free_of(node: Row) -> Free:
-    """What of the locked node no allocation holds, whatever is reserved."""
-    free = Free(
-        slots=node.slots - node.used_jobs,
-        cpus_milli=node.cpus_milli - node.used_cpus,
-        memory_bytes=node.memory_bytes - node.used_memory,
-        gpus=claims.gpus_of(node),
-    )
-    return free.without(node.held or {})
 
 
 def breadth(left: int) -> tuple[int, int]:
@@ -140,6 +140,8 @@ class _Draw:
         self._undecided: set[UUID] = set()
         self._drained: set[int] = set()
         self._busy = False
+        self.put_off_s: float | None = None
+        self.better: list[str] = []
         self.taken: list[tuple[Row, Resources, tuple[Gpu, ...]]] = []
 
     @property
@@ -201,6 +203,7 @@ class _Draw:
                 self._tenants[key.tenant_id] = row
                 if _quota(row) != Room():
                     self._undecided.add(key.tenant_id)
+            self._leave_to_others(keys, key, row.waited_s)
         while keys and not self._over:
             takes = self._decide(list(keys.values()))
             if not takes:
@@ -214,6 +217,24 @@ class _Draw:
             for key_id in short:
                 del keys[key_id]
         return before != (len(self.taken), len(self._drained))
+
+    def _leave_to_others(self, keys: dict[int, KeySummary], key: KeySummary, waited_s: float) -> None:
+        """Takes out of `keys` what a tighter node should have, for as long as it has not waited too long for it."""
+        who = self._claimer
+        left_s = who.packing.left_s(waited_s) if who.packing is not None and key.shape.gpus else 0.0
+        if who.packing is None or left_s <= 0 or not self._free.fits(key.shape):
+            return
+        off = who.packing.put_off(self._tx, who.node_id, who.runners, key.shape, self._free, key.waiting)
+        if not off.jobs:
+            return
+        self.put_off_s = min(left_s, self.put_off_s or left_s)
+        self.better += off.nodes
+        if key.waiting is not None and key.waiting > off.jobs:
+            keys[key.id] = replace(key, waiting=key.waiting - off.jobs)
+        else:
+            # Passed over, so that it hides nothing that this node may take.
+            self._drained.add(key.id)
+            del keys[key.id]
 
     def _decide(self, keys: list[KeySummary]) -> list[Take]:
         """What to take of these keys. Finite quotas count only under their tenant's lock; without it there is no room.

@@ -11,7 +11,8 @@ from app.domain.policy import Room
 from app.domain.priority import PriorityClass
 from app.domain.reservation import against, beside, held_of
 from app.domain.resources import Free, Gpu, Resources
-from app.services.claim import free_of, room_of
+from app.services.claim import room_of
+from app.services.packing import free_of
 from app.storage import claims, places
 from app.storage.claims import Hold
 from app.storage.database import Database, Row, Tx

@@ -19,9 +19,7 @@ def request_of(db: Database, tenant_id: UUID, job_id: UUID) -> JobRequest:
         if row is None or spec is None or row.tenant_id != tenant_id:
             raise NotFound("Job not found", job_id=str(job_id))
         (key,) = jobs.specs_with_keys(tx, [job_id])
-    share = Resources(
-        spec.cpus_milli, spec.memory_bytes, key.gpus, key.gpu_memory_bytes, key.gpu_model, key.gpu_shared
-    )
+    share = Resources(spec.cpus_milli, spec.memory_bytes, key.gpus, key.gpu_memory_bytes, key.gpu_model, key.gpu_shared)
     return JobRequest(
         type=row.type,
         priority_class=PriorityClass(row._mapping["class"]),

@@ -59,6 +59,28 @@ def lock_node(tx: Tx, node_id: str) -> Row | None:
     )
 
 
+def neighbours(tx: Tx, node_id: str, most_free: int, limit: int) -> Sequence[Row]:
+    """Ready agents other than `node_id` with GPUs to give and fewer than `most_free` whole ones, the fullest first.
+
+    With what is allocated on each (`used_jobs` …) and `held` as `lock_node` has it; read without a lock.
+    """
+    return tx.rows(
+        """SELECT n.*, u.*, h.held FROM node n CROSS JOIN LATERAL (
+            SELECT jsonb_object_agg(g.uuid, g.bytes) AS held, count(*) AS taken, COALESCE(bool_or(g.bytes > 0), false)
+                AS shares
+            FROM (SELECT gpu_uuid AS uuid, sum(memory_bytes) AS bytes FROM gpu_hold
+                WHERE node_id = n.id GROUP BY 1) g) h
+        CROSS JOIN LATERAL (
+            SELECT COALESCE(sum(jobs), 0)::bigint AS used_jobs, COALESCE(sum(cpus_milli), 0)::bigint AS used_cpus,
+                COALESCE(sum(memory_bytes), 0)::bigint AS used_memory FROM usage WHERE node_id = n.id) u
+        WHERE n.kind = 'agent' AND n.state = 'ready' AND n.gpus <> '[]' AND n.id <> %(node)s
+            AND jsonb_array_length(n.gpus) - h.taken < %(most)s
+            AND (jsonb_array_length(n.gpus) > h.taken OR h.shares)
+        ORDER BY jsonb_array_length(n.gpus) - h.taken, n.id LIMIT %(limit)s""",
+        {"node": node_id, "most": most_free, "limit": limit},
+    )
+
+
 def try_lock_tenants(tx: Tx, tenants: Sequence[UUID]) -> set[UUID]:
     """Takes the quota locks of these tenants for this transaction; those that no other claim has."""
     rows = tx.rows(

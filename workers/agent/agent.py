@@ -21,6 +21,7 @@ from app.domain.resources import MIB
 from app.domain.states import StopCause
 from app.services import nodes, recover
 from app.services.claim import Claimer as Who
+from app.services.packing import Packing
 from app.services.report import Answer, Finished
 from app.services.stop import request_stop
 from app.storage.database import Database
@@ -101,10 +102,14 @@ class Agent:
             settings, db, runner, cache, self.registry, confinement, self.offer.ip,
             lambda entry, end: self._reporter.tell_ended(entry, end), self._notice, self._wake_nodes, self._stopping,
         )  # fmt: skip
-        who = Who(self.offer.node_id, None, runners, settings.lease_s)
+        who = Who(
+            self.offer.node_id, None, runners, settings.lease_s,
+            packing=Packing(settings.pack_delay_s) if self.offer.gpus and settings.pack_delay_s else None,
+        )  # fmt: skip
         self._claims = ClaimLoop(
-            db, settings, who, self.registry, self._starter.launch, self._uncertain, self._stale, self._last_resort
-        )
+            db, settings, who, self.registry, self._starter.launch, self._uncertain, self._stale, self._last_resort,
+            ringer.wake_node,
+        )  # fmt: skip
         self._renewer = Renewer(
             db, settings, self.registry, self._claims, self._extend, self._starter.stop_entry, self._lost,
             self._hand_back, self._stale, self._gpus,
@@ -195,8 +200,9 @@ class Agent:
         self._claims.ring()
 
     def wake(self) -> None:
-        """Something here is to be stopped, or to start with its gang: ask now, the answers say what."""
+        """Something here is to be stopped or to start with its gang, or another node left us a job: ask now."""
         self._renewer.wake()
+        self._claims.ring()
         self._starter.gangs.look()
 
     @property

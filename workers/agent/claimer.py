@@ -35,7 +35,10 @@ def boottime() -> float:
 
 
 class ClaimLoop:
-    """Claims for one node, one claim at a time. `launch` gets each batch with its lease's deadline."""
+    """Claims for one node, one claim at a time. `launch` gets each batch with its lease's deadline.
+
+    `wake` rings a node that should have a job rather than this one.
+    """
 
     def __init__(
         self,
@@ -47,8 +50,10 @@ class ClaimLoop:
         uncertain: Callable[[], None],
         stale: Callable[[], None],
         last_resort: Callable[[], None],
+        wake: Callable[[str], None] = lambda _node: None,
     ) -> None:
         self._db = db
+        self._wake = wake
         self._settings = settings
         self.who = who
         self._registry = registry
@@ -61,6 +66,7 @@ class ClaimLoop:
         self._hungry = True
         self._gather = False
         self._again = False
+        self._revisit_s: float | None = None
         self._placed = False
         self._claiming = threading.Lock()
         self._joined = False
@@ -129,7 +135,15 @@ class ClaimLoop:
                 self._launch(taken, sent + self._settings.lease_s - self._settings.fence_margin_s)
         finally:
             self.claims_ended += 1
+        self._heed(taken)
+
+    def _heed(self, taken: Claimed) -> None:
+        """What a claim says of the next one, and of other nodes."""
+        # What did not fit, or what others held at that moment, is tried again as soon as a slot is free.
         self._hungry = bool(taken) or taken.more
+        self._revisit_s = taken.put_off_s
+        for node in taken.better:
+            self._wake(node)
         if taken.passed_over:
             self._again = True
             self._bell.set()
@@ -154,7 +168,11 @@ class ClaimLoop:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            rang = self._bell.wait(self._settings.poll_s * random.uniform(0.7, 1.3))
+            # What was left to another node for a moment is looked at again when that is over.
+            pause_s, self._revisit_s = self._revisit_s, None
+            revisit = pause_s is not None
+            rang = self._bell.wait(self._settings.poll_s * random.uniform(0.7, 1.3) if pause_s is None else pause_s)
+            rang = rang or revisit
             # Clear first, claim after: a bell during the claim leads to one more round, never to a lost job.
             self._bell.clear()
             if self._again:
@@ -202,9 +220,5 @@ class ClaimLoop:
                     self._launch(taken, deadline)
             finally:
                 self.claims_ended += 1
-            # What did not fit, or what others held at that moment, is tried again as soon as a slot is free.
-            self._hungry = bool(taken) or taken.more
-            if taken.passed_over:
-                self._again = True
-                self._bell.set()
+            self._heed(taken)
             return len(taken) == limit

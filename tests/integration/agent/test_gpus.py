@@ -9,7 +9,7 @@ from app.domain.explain import Code
 from app.domain.states import JobState
 from app.services import operate
 from app.services.explain import explain
-from tests.factories import job, share, until
+from tests.factories import gpu, job, share, until
 from tests.integration.agent.conftest import Site
 
 ENDLESS = {"FAKE_DURATION_S": "forever"}
@@ -126,3 +126,15 @@ def test_an_operators_drain_reaches_the_agent_and_its_deadline_stops_jobs_unchar
     operate.resume(fabric.db, "n1", 60)
     site.until_ended(waiting)
     until(lambda: not again.full)
+
+
+def test_a_job_that_was_left_to_another_node_in_vain_is_taken_when_the_delay_is_over(site: Site) -> None:
+    fabric = site.fabric
+    fabric.add_node("deaf", gpus=[gpu(1)])
+    site.agent(simulate_gpus="4xA100-80GB", pack_delay_s=0.5, poll_s=600.0)
+    one = fabric.submit_one(resources=share(gpus=1))
+    site.agents[0].bell()
+    site.until_ended(one)
+    (attempt,) = fabric.attempts(one)
+    assert attempt.node_id == "n1"
+    assert (attempt.claimed_at - fabric.row(one).created_at).total_seconds() >= 0.5
