@@ -113,6 +113,11 @@ class Client:
         cancelled: dict[str, Any] = self._json("DELETE", _path(job_id))
         return cancelled
 
+    def rehearse(self, job: Mapping[str, Any]) -> dict[str, Any]:
+        """What a submit of this would lead to now; it changes nothing."""
+        told: dict[str, Any] = self._json("POST", "/jobs", json=dict(job), params={"dry_run": "true"})
+        return told
+
     def change_job(self, method: str, job_id: str, below: str = "", **body: Any) -> dict[str, Any]:
         """Hold, release, requeue (POST, /hold …) or reprioritise (PATCH) a job; the job as it is then."""
         changed: dict[str, Any] = self._json(method, _path(job_id) + below, json=body)

@@ -52,11 +52,11 @@ def picture(told: Mapping[str, Any]) -> RenderableType:
     parts += [Text(f"  {plain(cause['message'])}", style=colour if n == 0 else "") for n, cause in _numbered(told)]
     if told.get("queue"):
         parts.append(Text(f"  {_place(told)}", style="dim"))
-    limits = _limits(told["tenant"])
+    limits = limits_table(told["tenant"])
     if limits is not None:
         parts += [Text(""), limits]
     if told["nodes"]:
-        parts += [Text(""), _nodes(told)]
+        parts += [Text(""), nodes_table(told)]
     parts += [Text(""), _history(told["history"])]
     return Group(*parts)
 
@@ -73,7 +73,7 @@ def _numbered(told: Mapping[str, Any]) -> Sequence[tuple[int, Mapping[str, Any]]
     return list(enumerate(told["causes"]))
 
 
-def _limits(tenant: Mapping[str, Any]) -> Table | None:
+def limits_table(tenant: Mapping[str, Any]) -> Table | None:
     """The tenant's finite limits as bars; None where it has none."""
     finite = {name: limit for name, limit in tenant["quota"].items() if limit is not None}
     if not finite:
@@ -87,7 +87,8 @@ def _limits(tenant: Mapping[str, Any]) -> Table | None:
     return table
 
 
-def _nodes(told: Mapping[str, Any]) -> Table:
+def nodes_table(told: Mapping[str, Any]) -> Table:
+    """What is free on the nodes, against what is asked."""
     asks, more = told["asks"], told["nodes_seen"] - len(told["nodes"])
     asked = {"slots": 1, "cpus": asks["cpus"], "memory_bytes": asks["memory_bytes"], "gpus": asks["gpus"]}
     columns = [name for name in asked if name != "gpus" or asks["gpus"]]

@@ -16,6 +16,7 @@ from app.cli.client import Client
 from app.cli.failure import ExitCode, Failure
 from app.cli.follow import follow
 from app.cli.options import PRIORITIES, Duration, Mebibytes, fabric_command
+from app.cli.rehearsal import show_rehearsal
 from app.cli.render import print_json
 from app.cli.wait import end_code, wait_for
 
@@ -42,6 +43,7 @@ _SERVING = "workers fetch by URL: serve the file over HTTP and give its URL, or 
 @click.option("--hold", is_flag=True, help="It waits until `cfab release`.")
 @click.option("--gpu-shared", is_flag=True, default=None, help="A slice of one GPU: --gpu-memory of it, beside others.")
 @click.option("--key", metavar="TEXT", help="Idempotency key: a repeated submit with it makes no second job.")
+@click.option("--dry-run", "dry", is_flag=True, help="Submit nothing; say what would become of it: 4 refused.")
 @click.option("--wait", "waits", is_flag=True, help="Return when the job has ended: 0 completed, 1 failed.")
 @click.option("--follow", "follows", is_flag=True, help="Like --wait, and print the log as it comes.")
 @fabric_command
@@ -52,6 +54,8 @@ def command(*, client: Client, as_json: bool, key: str | None, waits: bool, foll
 
     cfab submit --script - --follow <<< 'echo hello'
     """
+    if asked.pop("dry"):
+        return show_rehearsal(client.rehearse(job_body(**asked)), as_json)
     job = client.submit(job_body(**asked), key)
     if not waits and not follows:
         print_json(job) if as_json else click.echo(job["id"])

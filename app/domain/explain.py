@@ -64,6 +64,8 @@ class Fit(StrEnum):
     NO_RUNNER = "no_runner"
 
 
+EVER = frozenset({Fit.FITS, Fit.BUSY, Fit.EXCLUDED, Fit.DRAINING, Fit.OFFLINE, Fit.GPU_OUT})
+"""What a node is to a job that it could run, if not now: it would when it is empty, back, and its GPUs repaired."""
 _RANK = {fit: place for place, fit in enumerate(Fit)}
 
 

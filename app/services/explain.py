@@ -259,3 +259,14 @@ def _job_now(row: Row) -> JobNow:
         exit_code=row.exit_code if ended else row.last_exit_code,
         signal=row.signal if ended else row.last_signal,
     )
+
+
+def explain_in(tx: Tx, settings: Settings, job_id: UUID) -> Explanation:
+    """`explain` inside the caller's transaction, also for a job that it has made itself."""
+    return _explain(tx, settings, stored.job_now(tx, job_id))
+
+
+def judged_nodes(tx: Tx, settings: Settings, ask: Ask) -> list[tuple[NodeNow, Fit]]:
+    """What each node is to a job that asks this and was on none yet, the most useful first."""
+    rows = stored.nodes_now(tx, ask.need.gpus > 0, EXTERNAL_S)
+    return nearest([_node(row, set(), settings.lease_s) for row in rows], ask)

@@ -80,17 +80,22 @@ def submit(
             replay = replayed(tx, idempotency)
             if replay is not None:
                 return Submission([], replay)
-        held = hold_parents(tx, tenant_id, requests)
-        waiting = frozenset(i for i, one in enumerate(requests) if held is not None and held.waits(one.after))
-        jobs = _insert(tx, settings, tenant_id, requests, waiting)
-        if held is not None:
-            held.link(tx, {job.id: one.after for job, one in zip(jobs, requests, strict=True)})
+        jobs = submit_in(tx, settings, tenant_id, requests, by)
         if places:
             jobs = [replace(job, queue_position=_place(tx, job.id)) for job in jobs]
-        jobs = hold_new(tx, requests, jobs, by)
         if idempotency is not None and render is not None:
             keep(tx, idempotency, *render(jobs))
     return Submission(jobs)
+
+
+def submit_in(tx: Tx, settings: Settings, tenant_id: UUID, requests: Sequence[JobRequest], by: str) -> list[Submitted]:
+    """`submit` inside the caller's transaction, without a key."""
+    held = hold_parents(tx, tenant_id, requests)
+    waiting = frozenset(i for i, one in enumerate(requests) if held is not None and held.waits(one.after))
+    jobs = _insert(tx, settings, tenant_id, requests, waiting)
+    if held is not None:
+        held.link(tx, {job.id: one.after for job, one in zip(jobs, requests, strict=True)})
+    return hold_new(tx, requests, jobs, by)
 
 
 def submit_array(

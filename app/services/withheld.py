@@ -19,7 +19,4 @@ def hold_new(tx: Tx, requests: Sequence[JobRequest], jobs: Sequence[Submitted], 
     if not any(asked):
         return list(jobs)
     holds.insert(tx, list(compress((job.id for job in jobs), asked)), by, False, "", message_of(by, False, ""))
-    return [
-        replace(job, reason=Reason.HOLD, queue_position=0) if hold else job
-        for job, hold in zip(jobs, asked, strict=True)
-    ]
+    return [replace(job, reason=Reason.HOLD) if hold else job for job, hold in zip(jobs, asked, strict=True)]

@@ -53,7 +53,7 @@ def make_keys(tx: Tx, tenant_id: UUID, shapes: Iterable[Shape]) -> dict[Shape, i
 
 def shape_at(key: Row, priority_class: int, priority: int) -> Shape:
     """The shape of a key's row at another class and priority."""
-    rest: Any = tuple(key._mapping[name] for name in _COLUMNS.split(", ")[2:])
+    rest: Any = tuple(key._mapping[name] for name in _COLUMNS.replace(",", " ").split()[2:])
     return (int(priority_class), priority, *rest)
 
 

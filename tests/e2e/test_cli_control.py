@@ -56,3 +56,13 @@ def test_the_same_again(cfab: Shell) -> None:
     again = cfab("resubmit", job_id, "--key", "again").stdout.strip()
     assert again != job_id and cfab("resubmit", job_id, "--key", "again").stdout.strip() == again
     assert cfab("wait", again).returncode == ExitCode.JOB_FAILED
+
+
+def test_a_dry_run_submits_nothing(cfab: Shell) -> None:
+    before = json.loads(cfab("ps", "--json").stdout)
+    told = cfab("submit", "--script", "-", "--dry-run", stdin="true")
+    assert told.returncode == ExitCode.OK, told.stderr
+    assert told.stdout.startswith("would be admitted as background 500")
+    never = json.loads(cfab("submit", "--script", "-", "--gpus", "64", "--dry-run", "--json", stdin="true").stdout)
+    assert (never["admitted"], never["runs_ever"]["count"]) == (True, 0)
+    assert json.loads(cfab("ps", "--json").stdout) == before

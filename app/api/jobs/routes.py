@@ -15,6 +15,7 @@ from app.api.idempotency import KEY_HEADER, answered, idempotency_key
 from app.api.jobs import schemas, translate
 from app.api.jobs.array_translate import array_asked, array_submitted
 from app.api.jobs.blueprint import blueprint
+from app.api.jobs.rehearsal import RehearsalShown, SubmitOptions, answer_rehearsal
 from app.api.limits import limited
 from app.api.stopping import answer_stop
 from app.api.submission import Render, answer_array, answer_submit
@@ -26,18 +27,26 @@ from app.services.idempotency import answer_once
 
 @blueprint.route("/jobs", methods=["POST"])
 @limited("submit")
+@blueprint.arguments(SubmitOptions(), location="query")
 @blueprint.arguments(schemas.JobAsked())
 @blueprint.response(201, schemas.JobSubmitted)
+@blueprint.alt_response(200, schema=RehearsalShown, description="What a submit would lead to, with dry_run=true")
 @blueprint.alt_response(409, schema=schemas.ErrorShown, description="The first request with this key still runs")
 @blueprint.alt_response(422, schema=schemas.ErrorShown, description="The key was used with another body")
 @blueprint.doc(summary="Submit a job", parameters=[KEY_HEADER])
-def submit_job(asked: Mapping[str, Any]) -> Response:
-    """Makes a job durable and pending; it runs as soon as a node has room for it. With `array` it is many jobs."""
-    if "array" in asked:
+def submit_job(options: Mapping[str, Any], asked: Mapping[str, Any]) -> Response:
+    """Makes a job durable and pending; it runs as soon as a node has room for it. With `array` it is many jobs.
+
+    A dry run only says what would become of it (of an array: of one of its jobs).
+    """
+    many = array_asked(asked["array"]) if "array" in asked else None
+    if options["dry_run"]:
+        return answer_rehearsal(translate.job_request(asked, hub().settings))
+    if many is not None:
         return answer_array(
             principal().tenant_id,
             translate.job_request(asked, hub().settings),
-            array_asked(asked["array"]),
+            many,
             idempotency_key(request),
             lambda array: (201, array_submitted(array)),
         )
