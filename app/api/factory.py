@@ -23,6 +23,7 @@ from app.api.stream_budget import StreamBudget
 from app.bells import Ringer
 from app.services import tenants
 from app.services.images import ImageGate
+from app.services.turns import Turns
 from app.services.watch import Watch
 from app.storage.database import Database
 from app.storage.faults import parse_faults
@@ -58,7 +59,7 @@ def create_app(
         streams=streams,
         watch=watch,
         live=LiveService(watch, streams, closing, max(1, settings.database_pool // 4)),
-        images=ImageGate(settings, IMAGE_CHECK_S, max(1, settings.api_threads // 4)),
+        images=ImageGate(settings, IMAGE_CHECK_S, _image_turns(settings.api_threads), IMAGE_CHECK_S / 2),
         closing=closing,
     )
     app.extensions["cfab"] = shared
@@ -84,6 +85,11 @@ def _database(settings: Settings) -> Database:
         settings.statement_timeout_s,
         parse_faults(settings.faults) if settings.faults else None,
     )
+
+
+def _image_turns(threads: int) -> Turns:
+    """How many threads may wait for registries: never all, and never all of those for one tenant."""
+    return Turns(max(1, threads // 4), max(1, threads // 16))
 
 
 def _mount(app: Flask, contract: Contract) -> None:

@@ -18,6 +18,7 @@ from app.services.registry import Registry, RegistryAway, RegistryRefused
 from app.services.registry_logins import Chosen, LoginMissing, login_for
 from app.services.registry_reach import reach_of
 from app.services.signatures import find_signer
+from app.services.turns import NoTurn, Turns
 from app.storage.database import Database
 from config.settings import Settings, SettingsError
 
@@ -48,12 +49,15 @@ class Admitted:
 class ImageGate:
     """Lets images pass by each tenant's policy. Made once by a process; all methods may be called from any thread."""
 
-    def __init__(self, settings: Settings, timeout_s: float, most_at_a_time: int) -> None:
-        """Asks nothing yet; registries get `timeout_s` for one image. Raises SettingsError for keys that are none."""
+    def __init__(self, settings: Settings, timeout_s: float, turns: Turns, wait_s: float) -> None:
+        """Asks nothing yet; registries get `timeout_s` for one image, after at most `wait_s` for the tenant's turn.
+
+        Raises SettingsError for trusted keys that are none.
+        """
         self._settings = settings
         self._timeout_s = timeout_s
-        self._room = threading.BoundedSemaphore(most_at_a_time)
-        self._most = most_at_a_time
+        self._turns = turns
+        self._wait_s = wait_s
         self._reach: Reach = reach_of(settings)
         self._lock = threading.Lock()
         self._good: dict[tuple[object, ...], tuple[float, TrustedKey]] = {}
@@ -63,13 +67,18 @@ class ImageGate:
             raise SettingsError(f"CFAB_IMAGE_KEYS {exc}") from exc
         self._keys = tuple(TrustedKey(f"fabric-{place}", pem) for place, pem in enumerate(pems, 1))
 
-    def admit(self, db: Database, tenant_id: UUID, image: str, to_run: bool = False) -> Admitted:
+    def admit(self, db: Database, tenant_id: UUID, image: str) -> Admitted:
         """Returns when the tenant may use `image` now; never call it inside a transaction.
 
-        With `to_run` the login for pulling comes with it. Raises Refused (asking again will not help), and Unavailable
-        when the database or the registry cannot be asked, or a credential is not on this host.
+        Raises Refused (asking again will not help), and Unavailable when the database or the registry cannot be asked.
         """
-        tenant, trust = trust_of(db, tenant_id)
+        return self.decide(tenant_id, *trust_of(db, tenant_id), image)
+
+    def decide(self, tenant_id: UUID, tenant: str, trust: ImageTrust, image: str, to_run: bool = False) -> Admitted:
+        """`admit` for what is known of a tenant. With `to_run` the login for pulling comes with it.
+
+        Then it also raises Unavailable when a credential that the tenant names is not on this host.
+        """
         policy = trust.policy or ImagePolicy(self._settings.image_signatures)
         if policy is ImagePolicy.OFF and not trust.repositories and not to_run:
             return Admitted(image)
@@ -82,10 +91,12 @@ class ImageGate:
             login = self._login(name, tenant_id, tenant, trust) if to_run or policy is ImagePolicy.SIGNED else None
             if policy is not ImagePolicy.SIGNED or login is None:
                 return Admitted(image, chosen=login or Chosen(None, ""))
-            digest, signer = self._signed(name, trust, login)
+            digest, signer = self._signed(name, tenant_id, trust, login)
         except (Refused, RegistryRefused, BadImageName) as exc:
             message = f"Image {image} may not be used by tenant {tenant}: {exc}"
             raise Refused(message, image=image, policy=policy.value) from exc
+        except NoTurn as exc:
+            raise ImageAway(f"Image {image} cannot be checked now: other images of this tenant are, slowly") from exc
         except (RegistryAway, LoginMissing) as exc:
             raise ImageAway(f"Image {image} cannot be used now: {exc}", image=image) from exc
         return Admitted(f"{_as_written(image)}@{digest}", digest, signer.name, login)
@@ -96,14 +107,12 @@ class ImageGate:
             name.registry, tenant_id, tenant, trust.credentials, known.registry_credentials_dir, known.registry_auth
         )
 
-    def _signed(self, name: ImageName, trust: ImageTrust, chosen: Chosen) -> tuple[str, TrustedKey]:
+    def _signed(self, name: ImageName, tenant_id: UUID, trust: ImageTrust, chosen: Chosen) -> tuple[str, TrustedKey]:
         """The digest that the name stands for now, and the key that signed it."""
         keys = (*trust.keys, *self._keys)
         if not keys:
             raise Refused("it must be signed, and no key is trusted yet: an admin adds one (cfab tenant images --key)")
-        if not self._room.acquire(timeout=self._timeout_s / 2):
-            raise RegistryAway(f"{self._most} images are being checked already")
-        try:
+        with self._turns.turn(tenant_id, self._wait_s):
             registry = Registry(name.registry, name.path, chosen.login, self._reach, self._timeout_s)
             digest = name.digest or registry.manifest(name.tag or "latest").digest
             question = (name.repository, digest, chosen.owner, keys, trust.repositories)
@@ -112,8 +121,6 @@ class ImageGate:
             if until < time.monotonic():
                 signer = find_signer(registry, name, digest, keys, trust.repositories)
                 self._remember(question, signer)
-        finally:
-            self._room.release()
         return digest, signer
 
     def _remember(self, question: tuple[object, ...], signer: TrustedKey) -> None:

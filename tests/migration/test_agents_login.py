@@ -14,6 +14,7 @@ from app.domain.errors import Unavailable
 from app.domain.policy import Ending
 from app.domain.states import JobState
 from app.services import recover
+from app.services.image_trust import change_trust, trust_of
 from app.storage.database import Database
 from app.storage.migrate import downgrade, upgrade
 from tests.factories import Fabric, at_once, gpu, job, make_fabric, share
@@ -100,6 +101,13 @@ def test_the_agents_login_can_do_all_that_an_agent_does(agent_fabric: Fabric, da
     owner.db.close()
 
 
+def test_the_agents_login_can_read_what_images_must_be(agent_fabric: Fabric, database_url: str) -> None:
+    owner = make_fabric(database_url)
+    change_trust(owner.db, owner.tenant, {"policy": "digest"})
+    assert trust_of(agent_fabric.db, owner.tenant)[1].policy == "digest"
+    owner.db.close()
+
+
 @pytest.mark.parametrize(
     "statement",
     [
@@ -112,6 +120,8 @@ def test_the_agents_login_can_do_all_that_an_agent_does(agent_fabric: Fabric, da
         "DELETE FROM attempt",
         "SELECT * FROM idempotency",
         "UPDATE tenant SET quota_jobs = NULL",
+        "UPDATE image_trust SET policy = 'off'",
+        "INSERT INTO image_trust (tenant_id) SELECT id FROM tenant",
         "INSERT INTO tenant (id, name) VALUES (gen_random_uuid(), 'mine')",
         "DELETE FROM log_chunk",
         "SELECT * FROM event",

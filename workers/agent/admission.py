@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from app.domain.errors import FabricError, Refused
 from app.domain.image_name import BadImageName, parse_image_name
 from app.domain.job import Assignment
+from app.services.image_trust import trust_of
 from app.services.images import ImageGate
+from app.services.turns import Turns
 from app.storage.database import Database
 from config.settings import Settings
 from workers.agent.registry import Entry
@@ -18,12 +20,14 @@ from workers.runners.container import ContainerSpec
 
 log = logging.getLogger(__name__)
 
-ASKERS = 4
 CHECK_S = 20.0
+WAIT_S = 300.0
+MOST, MOST_EACH = 64, 8
+"""Registries asked at a time, and for one tenant: a tenant whose registry hangs delays no other's jobs."""
 
 
 class Admission:
-    """Asks for each container attempt, in threads of its own; then hands its specification on, whatever came of it."""
+    """Asks for each container attempt, in a thread of its own; then hands its specification on, whatever came of it."""
 
     def __init__(
         self, settings: Settings, db: Database, then: Callable[[Assignment, Entry, ContainerSpec], None]
@@ -31,16 +35,14 @@ class Admission:
         """`then` gets every attempt that was asked about. Raises SettingsError for trusted keys that are none."""
         self._db = db
         self._then = then
-        self._gate = ImageGate(settings, CHECK_S, ASKERS)
-        self._threads = ThreadPoolExecutor(ASKERS, thread_name_prefix="admit")
+        self._gate = ImageGate(settings, CHECK_S, Turns(MOST, MOST_EACH), WAIT_S)
+        # An agent has two connections to the database: those who claim and report must not wait for these.
+        self._reading = threading.Lock()
 
     def ask(self, one: Assignment, entry: Entry, spec: ContainerSpec) -> None:
         """Begins to ask, and returns."""
-        self._threads.submit(self._ask, one, entry, spec)
-
-    def stop(self) -> None:
-        """Asks nothing more."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        name = f"admit {entry.attempt_id}"
+        threading.Thread(target=self._ask, args=(one, entry, spec), name=name, daemon=True).start()
 
     def _ask(self, one: Assignment, entry: Entry, spec: ContainerSpec) -> None:
         try:
@@ -53,7 +55,9 @@ class Admission:
     def _answered(self, one: Assignment, spec: ContainerSpec) -> ContainerSpec:
         """The specification of exactly the image that was checked, or one that says why it is not to run."""
         try:
-            found = self._gate.admit(self._db, one.tenant_id, spec.image, to_run=True)
+            with self._reading:
+                tenant, trust = trust_of(self._db, one.tenant_id)
+            found = self._gate.decide(one.tenant_id, tenant, trust, spec.image, to_run=True)
         except Refused as exc:
             return replace(spec, refused=exc.message)
         except FabricError as exc:

@@ -72,7 +72,6 @@ class Starter:
             if not entry.launched:
                 entry.cancelled.set()
         self.gangs.stop()
-        self._admission.stop()
         self._fetchers.shutdown(wait=False, cancel_futures=True)
         self._starter.shutdown(cancel_futures=True)
 
@@ -131,7 +130,9 @@ class Starter:
         return self._with_gang(one, entry, spec.with_executable(str(entry.artifact.path)))
 
     def _admitted(self, one: Assignment, entry: Entry, spec: RunSpec) -> None:
-        """Goes on with a container whose image was checked."""
+        """Goes on with a container whose image was checked. When the agent stops, the next one hands it back."""
+        if self._stopping.is_set():
+            return
         try:
             ready = self._with_gang(one, entry, spec)
         except Exception as exc:

@@ -21,6 +21,7 @@ from app.domain.states import JobState
 from app.services.image_trust import change_trust
 from app.services.images import ImageGate
 from app.services.inspect import job_detail
+from app.services.turns import Turns
 from app.services.views import JobDetail
 from tests.engine import TEST_IMAGE, TestEngine
 from tests.factories import Fabric, until
@@ -130,7 +131,7 @@ class TestSignatures:
     ) -> None:
         image = f"{registry.registry}/moved/tool:1"
         signer.sign(shelf, "moved/tool", registry.push("moved/tool:1"))
-        gate = ImageGate(replace(fabric.settings, **settings_here), 10.0, 1)
+        gate = ImageGate(replace(fabric.settings, **settings_here), 10.0, Turns(1, 1), 1.0)
         assert gate.admit(fabric.db, fabric.tenant, image).signer == "ci"
         job = submitted(fabric, image, max_retries=3)
         registry.import_image("cfab-moved:1", evil="x")

@@ -16,6 +16,7 @@ from app.domain.image_trust import TrustedKey
 from app.domain.job import DEFAULT_TENANT
 from app.services.image_trust import change_trust
 from app.services.images import Admitted, ImageGate
+from app.services.turns import Turns
 from app.storage.database import Database
 from config.settings import Settings, SettingsError
 from tests.engine import TestEngine
@@ -63,7 +64,7 @@ def gate(db: Database, settings: Settings, registry: TestEngine, signer: Signer)
         if trust:
             change_trust(db, DEFAULT_TENANT, trust)
         chosen = replace(settings, **{"registry_hosts": (f"http://{registry.registry}",), **changes})
-        return ImageGate(chosen, 10.0, 4).admit(db, DEFAULT_TENANT, f"{registry.registry}/{image}")
+        return ImageGate(chosen, 10.0, Turns(4, 4), 10.0).admit(db, DEFAULT_TENANT, f"{registry.registry}/{image}")
 
     return admit
 
@@ -185,7 +186,7 @@ class TestSigned:
         self, gate: Gate, db: Database, settings: Settings, shelf: Shelf, signer: Signer, pushed: Callable[..., str]
     ) -> None:
         signer.sign(shelf, "team/revoked", pushed("team/revoked:1"))
-        one = ImageGate(replace(settings, registry_hosts=(f"http://{shelf.address}",)), 10.0, 4)
+        one = ImageGate(replace(settings, registry_hosts=(f"http://{shelf.address}",)), 10.0, Turns(4, 4), 10.0)
         image = f"{shelf.address}/team/revoked:1"
         assert one.admit(db, DEFAULT_TENANT, image).signer == "ci"
         change_trust(db, DEFAULT_TENANT, {"keys": [TrustedKey("new", Signer().pem)]})
@@ -253,7 +254,7 @@ class TestReach:
     ) -> None:
         open_to_all = replace(settings, registry_hosts=("http://169.254.169.254",))
         with pytest.raises(Refused, match="metadata service"):
-            ImageGate(open_to_all, 5.0, 4).admit(db, DEFAULT_TENANT, "169.254.169.254/latest/meta-data")
+            ImageGate(open_to_all, 5.0, Turns(4, 4), 5.0).admit(db, DEFAULT_TENANT, "169.254.169.254/latest/meta-data")
 
 
 class TestTrust:
@@ -289,4 +290,4 @@ class TestTrust:
 
     def test_settings_with_keys_that_are_none_are_refused(self, settings: Settings) -> None:
         with pytest.raises(SettingsError, match="CFAB_IMAGE_KEYS"):
-            ImageGate(replace(settings, image_keys="nonsense"), 1.0, 1)
+            ImageGate(replace(settings, image_keys="nonsense"), 1.0, Turns(1, 1), 1.0)
