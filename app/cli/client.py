@@ -16,6 +16,7 @@ from uuid import uuid4
 
 import requests
 
+from app.cli.array_calls import ArrayCalls
 from app.cli.failure import ExitCode, Failure
 from app.cli.sse import parse
 from config.settings import Settings
@@ -46,7 +47,7 @@ class _Bearer(requests.auth.AuthBase):
         return request
 
 
-class Client:
+class Client(ArrayCalls):
     """One server. Methods raise Failure with the exit code that fits: unreachable, refused, not found."""
 
     def __init__(self, server_url: str, token: str = "") -> None:
@@ -221,10 +222,29 @@ class Client:
         Outlasts a server that is away for up to 30 s (restarts). Raises Failure TIMEOUT after `timeout_s`.
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        occasions = self._occasions(job_id, deadline)
+        return self._until_ended(lambda: self.job(job_id), occasions, f"job {job_id}", timeout_s, changed)
+
+    def wait_array(
+        self, array_id: str, timeout_s: float | None, changed: Callable[[dict[str, Any]], None]
+    ) -> dict[str, Any]:
+        """The array once all of its indices have ended; otherwise as `wait`."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        occasions = self._occasions(None, deadline)
+        return self._until_ended(lambda: self.array(array_id), occasions, f"array {array_id}", timeout_s, changed)
+
+    def _until_ended(
+        self,
+        look: Callable[[], dict[str, Any]],
+        occasions: Iterator[None],
+        name: str,
+        timeout_s: float | None,
+        changed: Callable[[dict[str, Any]], None],
+    ) -> dict[str, Any]:
         seen, away_since = "", None
-        for _ in self._occasions(job_id, deadline):
+        for _ in occasions:
             try:
-                job = self.job(job_id)
+                job = look()
                 away_since = None
                 if state_words(job) != seen:
                     seen = state_words(job)
@@ -235,10 +255,12 @@ class Client:
                 away_since = time.monotonic() if away_since is None else away_since
                 if failure.code is not ExitCode.UNREACHABLE or time.monotonic() - away_since > 30.0:
                     raise
-        raise Failure(ExitCode.TIMEOUT, f"job {job_id} is still {seen or 'unknown'} after {timeout_s:.3g} s")
+        raise Failure(ExitCode.TIMEOUT, f"{name} is still {seen or 'unknown'} after {timeout_s:.3g} s")
 
-    def _occasions(self, job_id: str, deadline: float | None) -> Iterator[None]:
+    def _occasions(self, job_id: str | None, deadline: float | None) -> Iterator[None]:
         """The moments at which to look at a job, until `deadline`: soon and often, then when the server tells of news.
+
+        Of an array (None) nothing is told, and a look at it is short.
 
         A look at a job brings its output along, which is too much to ask for every two seconds of a long one.
         """
@@ -248,7 +270,7 @@ class Client:
             left_s = math.inf if deadline is None else deadline - time.monotonic()
             if left_s <= 0:
                 return
-            if pause_s >= LONGEST_LOOK_S and left_s > 2 * READ_TIMEOUT_S:
+            if job_id is not None and pause_s >= LONGEST_LOOK_S and left_s > 2 * READ_TIMEOUT_S:
                 yield from self._news(job_id, math.inf if deadline is None else deadline - READ_TIMEOUT_S)
             time.sleep(min(pause_s, left_s))
             pause_s = min(pause_s * 1.5, LONGEST_LOOK_S)

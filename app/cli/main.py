@@ -30,6 +30,7 @@ _USE: Mapping[str, tuple[str, str]] = {
     "requeue": ("app.cli.control:requeue", "Stop a job and let it wait again."),
     "resubmit": ("app.cli.control:resubmit", "Submit the same as a job anew."),
     "cancel": ("app.cli.cancel:command", "Cancel a job that has not started."),
+    "array": ("app.cli.array:command", "List and show arrays, cancel them, run failed indices again."),
     "nodes": ("app.cli.nodes:command", "List, show, drain, resume and label nodes; take GPUs out and in."),
     "tenant": ("app.cli.tenant:command", "Make, list, show and change tenants and their quotas."),
 }

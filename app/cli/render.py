@@ -46,9 +46,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def job_table(jobs: Sequence[Mapping[str, Any]], now: datetime | None = None) -> str:
-    """Jobs as lines, in the order given."""
-    return table(COLUMNS, [_job_row(job, now or datetime.now(UTC)) for job in jobs])
+def job_table(jobs: Sequence[Mapping[str, Any]], now: datetime | None = None, with_index: bool = False) -> str:
+    """Jobs as lines, in the order given; `with_index` begins each with its index in its array."""
+    rows = [_job_row(job, now or datetime.now(UTC)) for job in jobs]
+    if not with_index:
+        return table(COLUMNS, rows)
+    indexed = [(str(job["array_index"]), *row) for job, row in zip(jobs, rows, strict=True)]
+    return table(("INDEX", *COLUMNS), indexed)
 
 
 def _job_row(job: Mapping[str, Any], now: datetime) -> tuple[str, ...]:
@@ -95,3 +99,9 @@ def ending(job: Mapping[str, Any]) -> str:
     if job.get("message"):
         facts.append(plain(job["message"]))
     return f"{job['id']}  {coloured(state)}" + (f": {', '.join(facts)}" if facts else "")
+
+
+def array_ending(array: Mapping[str, Any]) -> str:
+    """One sentence on where an array is or how it ended."""
+    counts = ", ".join(f"{number} {word}" for word, number in array["counts"].items() if number)
+    return f"{array['id']}  {coloured(str(array['status']))}: {counts}"

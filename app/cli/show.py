@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from app.cli.array import depends
 from app.cli.client import Client
 from app.cli.failure import ExitCode
 from app.cli.options import fabric_command, full_id
@@ -42,9 +43,12 @@ def describe(job: Mapping[str, Any]) -> Iterator[str]:
         facts[name.replace("_", " ")] = job.get(name)
     facts["arguments"] = " ".join(plain(argument) for argument in job.get("arguments") or ()) or None
     facts["environment"] = " ".join(f"{plain(k)}={plain(v)}" for k, v in (job.get("env_variables") or {}).items())
+    if job.get("array_id"):
+        facts["array"] = f"{job['array_id']}, index {job['array_index']}"
     facts["created"] = job["created_at"]
     facts["started"], facts["ended"] = job.get("started_at"), job.get("completed_at")
     yield from (f"{name:<14}{value}" for name, value in facts.items() if value not in (None, ""))
+    yield from (depends(parent) for parent in job.get("depends_on") or ())
     if attempts := job.get("attempts"):
         yield ""
         yield table(

@@ -18,7 +18,7 @@ from app.cli.follow import follow
 from app.cli.options import PRIORITIES, Duration, Mebibytes, fabric_command
 from app.cli.rehearsal import show_rehearsal
 from app.cli.render import print_json
-from app.cli.wait import end_code, wait_for
+from app.cli.wait import end_code, wait_for, wait_for_array
 
 _SERVING = "workers fetch by URL: serve the file over HTTP and give its URL, or send a script with --script"
 
@@ -42,18 +42,29 @@ _SERVING = "workers fetch by URL: serve the file over HTTP and give its URL, or 
 @click.option("--gpu-model", help="A part of the GPU's name, such as A100.")
 @click.option("--hold", is_flag=True, help="It waits until `cfab release`.")
 @click.option("--gpu-shared", is_flag=True, default=None, help="A slice of one GPU: --gpu-memory of it, beside others.")
+@click.option("--array", type=click.IntRange(1), metavar="N", help="N jobs, each with its CFAB_ARRAY_INDEX from 0.")
+@click.option("--max-parallel", type=click.IntRange(1), metavar="N", help="Of an array: so many at a time.")
+@click.option(
+    "--after",
+    "parents",
+    multiple=True,
+    metavar="ID[:ok|any|notok]",
+    help="Start when this job or array has completed (ok), ended (any), not completed (notok); repeat.",
+)
 @click.option("--key", metavar="TEXT", help="Idempotency key: a repeated submit with it makes no second job.")
 @click.option("--dry-run", "dry", is_flag=True, help="Submit nothing; say what would become of it: 4 refused.")
 @click.option("--wait", "waits", is_flag=True, help="Return when the job has ended: 0 completed, 1 failed.")
 @click.option("--follow", "follows", is_flag=True, help="Like --wait, and print the log as it comes.")
 @fabric_command
 def command(*, client: Client, as_json: bool, key: str | None, waits: bool, follows: bool, **asked: Any) -> ExitCode:
-    """Submit one job and print its id.
+    """Submit one job, or an array of jobs, and print its id.
 
     cfab submit https://example.com/train --sha256 9f86d0… -- --epochs 3
 
     cfab submit --script - --follow <<< 'echo hello'
     """
+    if follows and asked["array"] is not None:
+        raise Failure(ExitCode.USAGE, "--follow is for one job; --wait waits for an array")
     if asked.pop("dry"):
         return show_rehearsal(client.rehearse(job_body(**asked)), as_json)
     job = client.submit(job_body(**asked), key)
@@ -63,7 +74,8 @@ def command(*, client: Client, as_json: bool, key: str | None, waits: bool, foll
     click.echo(job["id"], err=True)
     if follows:
         follow(client, job["id"], as_json)
-    ended = wait_for(client, job["id"], None, quiet=True)
+    wait = wait_for_array if job.get("array") else wait_for
+    ended = wait(client, job["id"], None, quiet=True)
     if as_json and not follows:
         print_json(ended)
     return end_code(ended, show=not as_json)
@@ -94,6 +106,14 @@ def job_body(words: Sequence[str], script: str | None, **asked: Any) -> dict[str
         body["hold"] = True
     if share := {field: asked[option] for field, option in resources.items() if asked[option] is not None}:
         body["resources"] = share
+    if asked["array"] is not None:
+        body["array"] = {"count": asked["array"]}
+        if asked["max_parallel"] is not None:
+            body["array"]["max_parallel"] = asked["max_parallel"]
+    elif asked["max_parallel"] is not None:
+        raise Failure(ExitCode.USAGE, "--max-parallel bounds an array; give --array N too")
+    if asked["parents"]:
+        body["depends_on"] = [_parent(text) for text in asked["parents"]]
     return body
 
 
@@ -125,6 +145,13 @@ def _checksum(url: str, sha256: str | None, copy: str | None) -> str:
         message = "--sha256 is needed: `sha256sum FILE` prints it, or name a copy of the program with --file"
         raise Failure(ExitCode.USAGE, message)
     return sha256
+
+
+def _parent(text: str) -> dict[str, str]:
+    parent, _, word = text.partition(":")
+    if word not in {"", "ok", "any", "notok"} or not parent:
+        raise Failure(ExitCode.USAGE, f"--after {text!r} is no ID, ID:ok, ID:any or ID:notok")
+    return {"job": parent, "on": "after" + (word or "ok")}
 
 
 def _variable(text: str) -> tuple[str, str]:
