@@ -280,6 +280,11 @@ class Settings:
         4000, _positive_int, "Jobs of an array that are made ahead of those that run; the others follow as these end."
     )
     live_keys_per_tenant: int = _setting(1000, _positive_int, "Different pending shapes a tenant may have at a time.")
+    unrunnable: str = _setting(
+        "explain",
+        _one_of("explain", "refuse"),
+        "Jobs that no registered node could ever run: explain: they wait and say so; refuse: refused at submit.",
+    )
     retain_days: int = _setting(14, _positive_int, "Days that logs, samples and events are kept.")
     retain_keys_hours: int = _setting(72, _positive_int, "Hours that an idempotency key gives its first answer.")
     retain_jobs_days: int = _setting(90, _positive_int, "Days that finished jobs are kept.")

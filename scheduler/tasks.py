@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from app.bells import Ringer
-from app.services import arrays, dependencies, recover
+from app.services import arrays, dependencies, recover, unrunnable
 from app.services.passes import Pass
 from app.storage.database import Database
 from config.settings import Settings
@@ -40,6 +40,7 @@ def make_tasks(db: Database, settings: Settings) -> dict[str, Task]:
             Task("sweep", tick, lambda: recover.sweep(db)),
             Task("stats", 2 * tick, lambda: recover.fold_stats(db)),
             Task("statistics", 2 * tick, lambda: recover.sum_up(db)),
+            Task("unrunnable", 10 * tick, lambda: unrunnable.mark(db, settings)),
             Task("audit", 60.0, lambda: recover.audit(db)),
             Task("jobs", 5.0, lambda: recover.forget_jobs(db, settings)),
             Task("forget_arrays", 60.0, lambda: arrays.forget(db, settings)),

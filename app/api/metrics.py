@@ -57,6 +57,8 @@ def _families(gauges: Gauges) -> Iterator[Metric]:
     for task, age_s in sorted(gauges.tasks_age_s.items()):
         ages.add_metric([task], age_s)
     yield ages
+    never = gauges.task_detail.get("unrunnable", {}).get("jobs", 0)
+    yield GaugeMetricFamily("cfab_unrunnable_jobs", "Waiting jobs that no registered node could ever run.", never)
 
 
 class Exporter:

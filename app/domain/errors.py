@@ -2,6 +2,7 @@
 
 FabricError
 ├── Invalid          the request can never be right as it is
+│   └── Unrunnable       no registered node could ever run the job, and such jobs are refused here
 ├── NotFound         no such object, or not the caller's
 ├── StateConflict    the object is not in a state that allows this
 ├── KeyReused        an idempotency key came again with another request
@@ -43,6 +44,10 @@ class Invalid(FabricError):
     def __init__(self, message: str | None = None, problems: Sequence[FieldProblem] = (), **context: Any) -> None:
         super().__init__(message or "; ".join(f"{p.field}: {p.message}" for p in problems) or None, **context)
         self.problems = tuple(problems)
+
+
+class Unrunnable(Invalid):
+    """No registered node could ever run this job."""
 
 
 class NotFound(FabricError):

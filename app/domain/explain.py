@@ -228,6 +228,12 @@ def node_causes(order: Sequence[tuple[NodeNow, Fit]], ask: Ask, turns: Sequence[
     return [_impossible(order, ask, numbers)]
 
 
+def impossible(order: Sequence[tuple[NodeNow, Fit]], ask: Ask) -> Cause:
+    """Why none of these nodes could ever run the job; for nodes of which none is what EVER says."""
+    ready = sum(node.state == "ready" for node, _fit in order)
+    return _impossible(order, ask, {"nodes": len(order), "ready": ready})
+
+
 def _impossible(order: Sequence[tuple[NodeNow, Fit]], ask: Ask, numbers: dict[str, Any]) -> Cause:
     """Why no node, however idle, could run the job."""
     if any(fit == Fit.GPU_OUT for _node, fit in order):

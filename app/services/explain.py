@@ -270,3 +270,8 @@ def judged_nodes(tx: Tx, settings: Settings, ask: Ask) -> list[tuple[NodeNow, Fi
     """What each node is to a job that asks this and was on none yet, the most useful first."""
     rows = stored.nodes_now(tx, ask.need.gpus > 0, EXTERNAL_S)
     return nearest([_node(row, set(), settings.lease_s) for row in rows], ask)
+
+
+def node_now(row: Row, held: set[str], lease_s: float) -> NodeNow:
+    """A row of `storage.explain.nodes_now` as the domain sees it; `held` are nodes that have held the job."""
+    return _node(row, held, lease_s)

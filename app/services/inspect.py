@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +17,7 @@ from app.services.counts import fold_when_many
 from app.services.explain import quota_wait, shape_of
 from app.services.logs import split_output
 from app.services.parents import parents_in
+from app.services.unrunnable import never_wait
 from app.services.views import (
     ExecutorView,
     Gauges,
@@ -77,6 +78,11 @@ def job_detail(db: Database, tenant_id: UUID, job_id: UUID, output_cap: int = 2*
 
 def detail_in(tx: Tx, row: Row, output_cap: int = 2**20) -> JobDetail:
     """`job_detail` of a row inside the caller's transaction."""
+    detail = _detail(tx, row, output_cap)
+    return replace(detail, job=never_wait(tx, detail.job))
+
+
+def _detail(tx: Tx, row: Row, output_cap: int) -> JobDetail:
     spec = jobs.job_spec(tx, row.id)
     key = tx.row("SELECT k.* FROM scheduling_key k JOIN job j ON j.key_id = k.id WHERE j.id = %(id)s", {"id": row.id})
     attempts = jobs.job_attempts(tx, row.id)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from app.domain.errors import FabricError, Refused
+from app.domain.errors import FabricError, Refused, Unrunnable
 from app.domain.explain import EVER, Fit, NodeNow
 from app.domain.job import JobRequest
 from app.domain.priority import PriorityClass
@@ -68,7 +68,7 @@ def rehearse(db: Database, settings: Settings, tenant_id: UUID, request: JobRequ
             raise _TakenBack(_found(tx, settings, request, made.id))
     except _TakenBack as done:
         return done.found
-    except Refused as refusal:
+    except (Refused, Unrunnable) as refusal:
         return Rehearsal(request, refusal)
 
 

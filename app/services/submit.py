@@ -23,6 +23,7 @@ from app.services.idempotency import IdempotencyKey as IdempotencyKey
 from app.services.idempotency import keep, replayed
 from app.services.queue import position_in
 from app.services.tenants import of_row
+from app.services.unrunnable import refuse
 from app.services.withheld import hold_new
 from app.storage import jobs as stored_jobs
 from app.storage import keys as stored_keys
@@ -72,8 +73,8 @@ def submit(
     With an idempotency key the rendered answer is stored in the same transaction, so a repeat gets it word for word.
     The tenant's tier caps what counts in the queue; what was asked is kept beside it. Raises KeyReused (same key, other
     request), KeyInFlight (its first request still runs), QuotaExceeded (a job that could never start), Refused (the
-    tenant is inactive, or has too many different shapes pending), Unavailable (then nothing is known: repeat with the
-    same key).
+    tenant is inactive, or has too many different shapes pending), Unrunnable (where the setting says so), Unavailable
+    (then nothing is known: repeat with the same key).
     """
     with db.transaction("submit") as tx:
         if idempotency is not None:
@@ -120,6 +121,7 @@ def submit_array(
         tenant = _active(tx, tenant_id)
         share = _admitted(settings, tenant, [request])[0]
         shape = _shape(tenant, request, share)
+        refuse(tx, settings, [shape])
         row = _row(UUID(int=0), _keys(tx, settings, tenant.id, [shape])[shape], request, share, settings, 0)
         template = {name: value for name, value in row.items() if name not in {"id", "place"}}
         waits = held is not None and held.waits(request.after)
@@ -170,6 +172,7 @@ def _insert_as(
     """
     shares = _admitted(settings, tenant, requests)
     shapes = [_shape(tenant, request, share) for request, share in zip(requests, shares, strict=True)]
+    refuse(tx, settings, shapes)
     key_ids = _keys(tx, settings, tenant.id, sorted(set(shapes)))
     now_ms = time.time_ns() // 1_000_000
     rows = [
