@@ -26,6 +26,7 @@ def pieces(
     stream: str | None = None,
     attempt: str | None = None,
     raw: bool = False,
+    member: str | None = None,
 ) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """The log from its beginning (or its last `tail` lines) to the job's end, each piece once and in order.
 
@@ -35,7 +36,7 @@ def pieces(
     """
     last_id: str | None = None
     heard, pause_s = time.monotonic(), 0.1
-    options = {"stream": stream, "attempt": attempt, "raw": "true" if raw else None}
+    options = {"stream": stream, "attempt": attempt, "raw": "true" if raw else None, "member": member}
     while True:
         try:
             with client.log_events(job_id, last_id, tail=None if last_id else tail, **options) as chunks:
@@ -69,13 +70,14 @@ def follow(
     attempt: str | None = None,
     raw: bool = False,
     timestamps: bool = False,
+    member: str | None = None,
 ) -> dict[str, Any]:
     """Print the log until the job ends: each stream to its own, or all as one JSON object a line.
 
     On a terminal nothing of it can do more than be read, unless `raw`; elsewhere it is the very bytes. Returns how the
     job ended.
     """
-    told = pieces(client, job_id, tail, stream, attempt, raw or not as_json)
+    told = pieces(client, job_id, tail, stream, attempt, raw or not as_json, member)
     shown = outputs(raw, timestamps)
     while True:
         try:

@@ -21,6 +21,7 @@ from app.cli.render import print_json
 @click.option("--timestamps", is_flag=True, help="Begin each line with its time.")
 @click.option("--stream", type=click.Choice(("stdout", "stderr")), help="Only one of the two.")
 @click.option("--attempt", type=click.IntRange(1), metavar="N", help="An earlier attempt; default: the last.")
+@click.option("--member", type=click.IntRange(0), metavar="N", help="Of a gang: the member of this rank; default: 0.")
 @click.option("--raw", is_flag=True, help="On a terminal: the bytes as they are, colours and all else.")
 @fabric_command
 def command(
@@ -33,6 +34,7 @@ def command(
     timestamps: bool,
     stream: str | None,
     attempt: int | None,
+    member: int | None,
     raw: bool,
 ) -> ExitCode:
     """Print a job's output; with -f its stderr goes to standard error.
@@ -41,12 +43,14 @@ def command(
     """
     found = full_id(client, job_id)
     last, number = None if tail is None else str(tail), None if attempt is None else str(attempt)
+    rank = None if member is None else str(member)
     if follows:
-        ended = follow(client, found, as_json, last, stream, number, raw, timestamps)
+        ended = follow(client, found, as_json, last, stream, number, raw, timestamps, rank)
         # An attempt that is over says nothing yet about a job that is tried again.
         failed = ended["status"] in TERMINAL_WORDS - {"completed"}
         return ExitCode.JOB_FAILED if failed else ExitCode.OK
-    options = {"tail": last, "stream": stream, "attempt": number, "timestamps": "true" if timestamps else None}
+    options = {"tail": last, "stream": stream, "attempt": number, "member": rank}
+    options["timestamps"] = "true" if timestamps else None
     if as_json:
         print_json(client.log_lines(found, **options))
         return ExitCode.OK

@@ -39,6 +39,8 @@ def describe(job: Mapping[str, Any]) -> Iterator[str]:
     if job.get("queue_position"):
         facts["state"] = f"{facts['state']}, {_place(int(job['queue_position']))}"
     facts["message"] = plain(job.get("message") or "") or None
+    if gang := job.get("gang"):
+        facts["members"] = gang["members"]
     for name in ("exit_code", "signal", "executor_id", "binary_url", "binary_sha256", "image"):
         facts[name.replace("_", " ")] = job.get(name)
     facts["arguments"] = " ".join(plain(argument) for argument in job.get("arguments") or ()) or None
@@ -53,7 +55,7 @@ def describe(job: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         yield table(
             ("ATTEMPT", "NODE", "STATE", "RAN", "HOW IT ENDED"),
-            [_attempt(n, a) for n, a in enumerate(attempts, 1)],
+            [row for n, a in enumerate(attempts, 1) for row in _rows(n, a)],
         )
     for stream in ("stdout", "stderr"):
         lines = (job.get(stream) or "").splitlines()
@@ -68,7 +70,19 @@ def _place(position: int) -> str:
     return "next in its class" if position == 1 else f"place {position:,} in its class"
 
 
-def _attempt(number: int, attempt: Mapping[str, Any]) -> tuple[str, ...]:
+def _rows(number: int, attempt: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """One line for an attempt; of a gang's, one for each member besides."""
+    members = attempt.get("members") or ()
+    if not members:
+        yield _attempt(str(number), attempt)
+        return
+    nodes = sorted({str(one["executor_id"]) for one in members})
+    yield _attempt(str(number), {**attempt, "executor_id": f"{len(nodes)} nodes" if len(nodes) > 1 else nodes[0]})
+    for one in members:
+        yield _attempt(f"{number}.{one['member']}", one)
+
+
+def _attempt(number: str, attempt: Mapping[str, Any]) -> tuple[str, ...]:
     started, ended = moment(attempt.get("started_at")), moment(attempt.get("ended_at"))
     how = [str(attempt["outcome"])] if attempt.get("outcome") else []
     if attempt.get("signal") is not None:

@@ -38,6 +38,7 @@ _SERVING = "workers fetch by URL: serve the file over HTTP and give its URL, or 
 @click.option("--cpus", type=float, help="CPUs to reserve and hold to, such as 0.5.")
 @click.option("--memory", type=Mebibytes(), help="Memory to reserve and hold to, in MiB or such as 4G.")
 @click.option("--gpus", type=click.IntRange(0), help="GPUs to reserve.")
+@click.option("--members", type=click.IntRange(1), metavar="N", help="Run N processes that start together (a gang).")
 @click.option("--gpu-memory", type=Mebibytes(), help="Least memory of each GPU.")
 @click.option("--gpu-model", help="A part of the GPU's name, such as A100.")
 @click.option("--hold", is_flag=True, help="It waits until `cfab release`.")
@@ -106,6 +107,8 @@ def job_body(words: Sequence[str], script: str | None, **asked: Any) -> dict[str
         body["hold"] = True
     if share := {field: asked[option] for field, option in resources.items() if asked[option] is not None}:
         body["resources"] = share
+    if asked["members"] is not None:
+        body["gang"] = {"members": asked["members"]}
     if asked["array"] is not None:
         body["array"] = {"count": asked["array"]}
         if asked["max_parallel"] is not None:

@@ -44,6 +44,8 @@ class Code(StrEnum):
     GPU_OUT = "gpu_out"
     NODES_AWAY = "nodes_away"
     EXCLUDED = "excluded"
+    GANG_TOO_BIG = "gang_too_big"
+    GANG_ROOM = "gang_room"
     BUSY = "busy"
     BEHIND_OTHERS = "behind_others"
     STARTS_NOW = "starts_now"
@@ -162,18 +164,18 @@ def nearest(nodes: Sequence[NodeNow], ask: Ask) -> list[tuple[NodeNow, Fit]]:
     return sorted(judged, key=lambda pair: (_RANK[pair[1]], _distance(pair[0], pair[1], ask.need), pair[0].id))
 
 
-def quota_causes(tenant: TenantNow, need: Resources) -> list[Cause]:
-    """What of the tenant stands against one more allocation of `need`; empty exactly when it has room."""
+def quota_causes(tenant: TenantNow, need: Resources, members: int = 1) -> list[Cause]:
+    """What of the tenant stands against `members` more allocations of `need`; empty exactly when it has room."""
     name = tenant.name
     if not tenant.active:
         message = f"Tenant {name} is not active: none of its jobs start until an admin activates it."
         return [Cause(Code.TENANT_INACTIVE, message, {"tenant": name})]
-    never = excess(tenant.quota, need)
+    never = excess(tenant.quota, need, members)
     if never:
         told = [f"{amount(one.name, one.need)} (at most {amount(one.name, one.limit)})" for one in never]
         message = f"The job asks more than tenant {name} may ever hold: {amounts.listed(told)}."
         return [Cause(Code.QUOTA_NEVER, message, {"tenant": name, "limits": _limits(tenant, never)})]
-    now = excess(room_left(tenant.quota, tenant.used), need)
+    now = excess(room_left(tenant.quota, tenant.used), need, members)
     if not now:
         return []
     limits = _limits(tenant, now)

@@ -25,6 +25,7 @@ from app.domain.explain import (
     quota_causes,
     turn_of,
 )
+from app.domain.gang_explain import gang_causes
 from app.domain.policy import KeySummary, TenantView
 from app.domain.priority import PriorityClass
 from app.domain.resources import Free, Resources
@@ -112,7 +113,9 @@ def _explain(tx: Tx, settings: Settings, row: Row) -> Explanation:
         names = [node.id for node in ready]
         whole = {n.id: _node(n, held, settings.lease_s) for n in stored.nodes_now(tx, True, EXTERNAL_S, names)}
         ready = [whole[name] for name in names if name in whole]
-    blocked = quota_causes(tenant, ask.need)
+    blocked = quota_causes(tenant, ask.need, key.members)
+    if key.members > 1:
+        return _explain_gang(tx, told, row, key, order, blocked)
     turns = [] if blocked else [_turn(tx, node, _summary(key, row), ahead) for node in ready]
     causes = list(blocked)
     if not (blocked and ready):
@@ -130,14 +133,28 @@ def _named(tx: Tx, row: Row, own: Cause) -> Cause:
     return turn_cause(tx, row.array_id) if own.code == Code.ARRAY else own
 
 
-def quota_wait(tx: Tx, job: JobView, shape: Resources) -> JobView:
+def _explain_gang(
+    tx: Tx, told: Explanation, row: Row, key: Row, order: list[tuple[NodeNow, Fit]], blocked: list[Cause]
+) -> Explanation:
+    """A gang is for no claim: the planner places it as a whole."""
+    note = stored.planners_note(tx, row.id)
+    room = gang_causes(order, told.ask, key.members, note)
+    causes = [*blocked, *(node_causes(order, told.ask, [], 0) if room is None else room)]
+    if blocked:
+        causes = [cause for cause in causes if cause.code != Code.STARTS_NOW]
+    at = queue_row(tx, row.id)
+    place = None if at is None else position_in(tx, at)
+    return replace(told, causes=causes, nodes=order[:NODES_SHOWN], nodes_seen=len(order), place=place)
+
+
+def quota_wait(tx: Tx, job: JobView, shape: Resources, members: int = 1) -> JobView:
     """The job with reason and message of its tenant's quota, where that is what a ready job waits for.
 
     Such waits are derived when they are read: writing one down for each job of a tenant would cost as many writes.
     """
     if job.state != JobState.PENDING or not job.ready:
         return job
-    causes = quota_causes(tenant_of(stored.tenant_now(tx, job.tenant_id)), shape)
+    causes = quota_causes(tenant_of(stored.tenant_now(tx, job.tenant_id)), shape, members)
     return replace(job, reason="quota", message=causes[0].message) if causes else job
 
 

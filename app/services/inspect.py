@@ -13,6 +13,7 @@ from app.domain.phase import Phase
 from app.domain.priority import PriorityClass
 from app.domain.states import JobState, Reason
 from app.services import tracked
+from app.services.attempt_views import attempts_of
 from app.services.counts import fold_when_many
 from app.services.explain import quota_wait, shape_of
 from app.services.logs import split_output
@@ -24,7 +25,6 @@ from app.services.views import (
     JobDetail,
     JobView,
     Stats,
-    attempt_view,
     spec_view,
     view_of,
 )
@@ -61,7 +61,7 @@ def owner_of(db: Database, job_id: UUID) -> UUID:
 
 
 def job_detail(db: Database, tenant_id: UUID, job_id: UUID, output_cap: int = 2**20) -> JobDetail:
-    """One job with its spec, attempts and the first `output_cap` bytes of each stream of its last attempt.
+    """One job with its spec, attempts and the first `output_cap` bytes of each stream of its last attempt (member 0's).
 
     A tracked job, which the fabric does not run, is shown too. Raises NotFound, also for another tenant's.
     """
@@ -85,12 +85,14 @@ def detail_in(tx: Tx, row: Row, output_cap: int = 2**20) -> JobDetail:
 def _detail(tx: Tx, row: Row, output_cap: int) -> JobDetail:
     spec = jobs.job_spec(tx, row.id)
     key = tx.row("SELECT k.* FROM scheduling_key k JOIN job j ON j.key_id = k.id WHERE j.id = %(id)s", {"id": row.id})
+    assert key is not None, "a job's key is there as long as the job"
     attempts = jobs.job_attempts(tx, row.id)
-    out = split_output(tx, attempts[-1], output_cap) if attempts and output_cap else None
+    last = next((one for one in reversed(attempts) if one.member == 0), None)
+    out = split_output(tx, last, output_cap) if last is not None and output_cap else None
     return JobDetail(
-        job=quota_wait(tx, view_of(row), shape_of(key)),
+        job=quota_wait(tx, view_of(row), shape_of(key), key.members),
         spec=spec_view(spec, key),
-        attempts=tuple(attempt_view(attempt) for attempt in attempts),
+        attempts=attempts_of(attempts),
         depends_on=parents_in(tx, row.id),
         hold=_hold(tx, row) if row.reason == Reason.HOLD else None,
         **(vars(out) if out else {}),

@@ -128,9 +128,9 @@ def of_job(
 def _page(
     tx: Tx, tried: Sequence[Row], start: datetime | None, end: datetime | None, limit: int, share: Resources
 ) -> SamplePage:
-    numbers = {row.id: row.number for row in tried}
+    places = {row.id: (row.number, row.member) for row in tried}
     window = stored.Window(
-        list(numbers),
+        list(places),
         min(row.first_day for row in tried),
         max(row.last_day for row in tried),
         None if start is None else start.replace(microsecond=0),
@@ -140,7 +140,7 @@ def _page(
     total = len(rows) if len(rows) < limit else window.count(tx)
     samples = [
         Sample(
-            r.at, numbers[r.attempt_id], r.member, r.cpu_cores, r.memory_bytes, r.gpu_percent, r.gpu_memory_bytes
+            r.at, *places[r.attempt_id], r.cpu_cores, r.memory_bytes, r.gpu_percent, r.gpu_memory_bytes
         )
         for r in rows
     ]  # fmt: skip

@@ -75,11 +75,12 @@ class SpecView:
     effective_class: PriorityClass
     effective_priority: int
     config: Mapping[str, Any] | None = None
+    members: int = 1
 
 
 @dataclass(frozen=True)
 class AttemptView:
-    """One try and its typed record."""
+    """One try and its typed record: a plain job's, one member's of a gang, or (with `members`) the gang's in sum."""
 
     id: UUID
     number: int
@@ -105,6 +106,9 @@ class AttemptView:
     truncated_bytes: int
     log_gap: bool
     image_digest: str | None
+    member: int = 0
+    leader_id: UUID | None = None
+    members: Sequence[AttemptView] = ()
 
 
 @dataclass(frozen=True)
@@ -204,8 +208,13 @@ def view_of(row: Row | None) -> JobView:
 _ENDED_AS = {"completed": "completed", "cancelled": "cancelled"}
 
 
+def word_of_outcome(outcome: str | None) -> str:
+    """How an attempt stands in one word; whatever did not complete and was not cancelled reads as failed."""
+    return "running" if outcome is None else _ENDED_AS.get(outcome, "failed")
+
+
 def attempt_view(row: Row) -> AttemptView:
-    """The view of an attempt's row; whatever did not complete and was not cancelled reads as failed."""
+    """The view of an attempt's row."""
     return AttemptView(
         id=row.id,
         number=row.number,
@@ -214,7 +223,7 @@ def attempt_view(row: Row) -> AttemptView:
         claimed_at=row.claimed_at,
         started_at=row.started_at,
         ended_at=row.ended_at,
-        state_word="running" if row.outcome is None else _ENDED_AS.get(row.outcome, "failed"),
+        state_word=word_of_outcome(row.outcome),
         outcome=row.outcome,
         exit_code=row.exit_code,
         signal=row.signal,
@@ -231,6 +240,8 @@ def attempt_view(row: Row) -> AttemptView:
         truncated_bytes=row.truncated_bytes,
         log_gap=row.log_gap,
         image_digest=row.image_digest,
+        member=row.member,
+        leader_id=row.leader_id,
     )
 
 
@@ -251,6 +262,7 @@ def spec_view(row: Row, key: Row) -> SpecView:
         time_limit_s=row.time_limit_s,
         grace_s=row.grace_s,
         max_retries=row.max_retries,
+        members=row.members,
         asked=row.asked,
         config=row.config,
         effective_class=PriorityClass(key._mapping["class"]),

@@ -22,7 +22,7 @@ def job_now(tx: Tx, job_id: UUID) -> Row | None:
             a.exit_code AS last_exit_code, a.signal AS last_signal, a.claimed_at, a.started_at AS attempt_started_at,
             clock_timestamp() AS now
         FROM job j JOIN job_spec s ON s.job_id = j.id
-        LEFT JOIN attempt a ON a.job_id = j.id AND a.number = j.attempt WHERE j.id = %(id)s""",
+        LEFT JOIN attempt a ON a.job_id = j.id AND a.number = j.attempt AND a.member = 0 WHERE j.id = %(id)s""",
         {"id": job_id},
     )
 
@@ -65,6 +65,12 @@ def nodes_now(tx: Tx, with_gpus: bool, external_within_s: float, only: Sequence[
             AND (%(only)s::text[] IS NULL OR n.id = ANY(%(only)s))""",
         {"within": external_within_s, "only": None if only is None else list(only)},
     )
+
+
+def planners_note(tx: Tx, job_id: UUID) -> str | None:
+    """What the planner said when it last placed a job nowhere."""
+    note: str | None = tx.value("SELECT message FROM plan_note WHERE job_id = %(id)s", {"id": job_id})
+    return note
 
 
 def held_before(tx: Tx, job_id: UUID) -> set[str]:

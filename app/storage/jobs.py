@@ -79,8 +79,8 @@ def job_spec(tx: Tx, job_id: UUID) -> Row | None:
 
 
 def job_attempts(tx: Tx, job_id: UUID) -> Sequence[Row]:
-    """All attempts of a job in order."""
-    return tx.rows("SELECT * FROM attempt WHERE job_id = %(id)s ORDER BY number", {"id": job_id})
+    """All attempts of a job by number and member."""
+    return tx.rows("SELECT * FROM attempt WHERE job_id = %(id)s ORDER BY number, member", {"id": job_id})
 
 
 def list_jobs(tx: Tx, tenant_id: UUID, filters: Mapping[str, Any], limit: int, offset: int) -> Sequence[Row]:

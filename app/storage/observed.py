@@ -15,21 +15,24 @@ _SEEN = "NOT EXISTS (SELECT 1 FROM observed_hidden h WHERE h.job_id = j.id)"
 
 # Samples lie by day and attempt. An attempt's last ones are of the day of its end (or of today), or of the day before.
 _DAY = "(SELECT (COALESCE(a.ended_at, clock_timestamp()) AT TIME ZONE 'UTC')::date AS last) d"
-_LATEST = """(SELECT DISTINCT ON (member) member, cpu_cores, memory_bytes, gpu_percent FROM (
-        SELECT * FROM sample WHERE attempt_id = a.id AND day = d.last
-        UNION ALL SELECT * FROM sample WHERE attempt_id = a.id AND day = d.last - 1) days
-    ORDER BY member, at DESC)"""
+_LATEST = """(SELECT DISTINCT ON (attempt_id) cpu_cores, memory_bytes, gpu_percent FROM (
+        SELECT * FROM sample WHERE attempt_id = {id} AND day = d.last
+        UNION ALL SELECT * FROM sample WHERE attempt_id = {id} AND day = d.last - 1) days
+    ORDER BY attempt_id, at DESC)"""
+_OF_MEMBERS = "SELECT id FROM attempt WHERE id = a.id UNION SELECT id FROM attempt WHERE leader_id = a.id"
 
 _FABRIC = f"""SELECT {jobs.VIEW}, n.name AS owner, p.cpus_milli, u.members, u.cpu_cores, u.memory_bytes, u.gpu_percent,
-        CASE WHEN j.state = 0 OR a.id IS NULL THEN '{{}}'::text[] ELSE COALESCE(
-            (SELECT array_agg(l.node_id ORDER BY l.member) FROM allocation l WHERE l.attempt_id = a.id),
-            ARRAY[a.node_id]) END AS nodes,
+        CASE WHEN j.state = 0 OR a.id IS NULL THEN '{{}}'::text[]
+            WHEN a.leader_id IS NULL THEN ARRAY[a.node_id]
+            ELSE (SELECT array_agg(m.node_id ORDER BY m.first) FROM (SELECT node_id, min(member) AS first FROM attempt
+                WHERE leader_id = a.id GROUP BY node_id) m) END AS nodes,
         extract(epoch FROM COALESCE(j.finished_at, clock_timestamp()) - j.started_at)::float AS runtime_s
     FROM job j JOIN tenant n ON n.id = j.tenant_id JOIN job_spec p ON p.job_id = j.id
-    LEFT JOIN attempt a ON a.job_id = j.id AND a.number = j.attempt
+    LEFT JOIN attempt a ON a.job_id = j.id AND a.number = j.attempt AND a.member = 0
     LEFT JOIN LATERAL {_DAY} ON true
-    LEFT JOIN LATERAL (SELECT count(*) AS members, sum(cpu_cores) AS cpu_cores,
-        sum(memory_bytes)::bigint AS memory_bytes, avg(gpu_percent) AS gpu_percent FROM {_LATEST} s) u ON true"""
+    LEFT JOIN LATERAL (SELECT count(s.*) AS members, sum(cpu_cores) AS cpu_cores,
+        sum(memory_bytes)::bigint AS memory_bytes, avg(gpu_percent) AS gpu_percent
+        FROM ({_OF_MEMBERS}) m CROSS JOIN LATERAL {_LATEST.format(id="m.id")} s) u ON true"""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,11 @@ def hide(tx: Tx, tenant_id: UUID, job_id: UUID) -> bool:
     return made > 0
 
 
+# Of several members of a gang on one node the first counts, so that the job is there once.
+_FIRST_THERE = """(a.member = 0 OR NOT EXISTS (SELECT 1 FROM attempt o WHERE o.job_id = a.job_id
+    AND o.number = a.number AND o.node_id = a.node_id AND o.member < a.member))"""
+
+
 def _branches(wanted: Wanted) -> tuple[str, str, dict[str, Any]]:
     """FROM and WHERE of each kind: `job j` for the fabric's, `tracked_job t` for the tracked ones."""
     fabric = f"job j WHERE j.tenant_id = %(tenant)s AND {_SEEN}" + ("" if wanted.fabric else " AND false")
@@ -118,7 +126,7 @@ def _branches(wanted: Wanted) -> tuple[str, str, dict[str, Any]]:
     params: dict[str, Any] = {"tenant": wanted.tenant_id, "owner": wanted.owner, "node": wanted.node}
     if wanted.node is not None:
         there = "job j JOIN attempt a ON a.job_id = j.id AND a.number = j.attempt AND a.node_id = %(node)s"
-        fabric = fabric.replace("job j", there, 1) + " AND j.state <> 0"
+        fabric = fabric.replace("job j", there, 1) + f" AND j.state <> 0 AND {_FIRST_THERE}"
         observed += " AND t.nodes @> ARRAY[%(node)s]"
     if wanted.owner is not None:
         observed += " AND t.owner = %(owner)s"
@@ -134,19 +142,25 @@ def samples(
 ) -> tuple[Sequence[Row], int]:
     """Samples of all attempts, ascending, by seconds: at, members, cpu_cores, memory_bytes, gpu_percent.
 
+    Members of a gang are measured at different times: their means over ten seconds are summed.
+
     The latest or the first `limit` of them, and how many there are from `start` on and before `before`.
     """
     order = "DESC" if latest else "ASC"
     params = {"id": job_id, "start": start, "before": before, "limit": limit}
     # Naming the days keeps partitions out that hold none of this job.
     rows = tx.rows(
-        f"""WITH seconds AS MATERIALIZED (
-            SELECT date_trunc('second', s.at) AS at, a.number, count(*) AS members, sum(s.cpu_cores) AS cpu_cores,
-                sum(s.memory_bytes)::bigint AS memory_bytes, avg(s.gpu_percent) AS gpu_percent
+        f"""WITH each AS (
+            SELECT date_bin(CASE WHEN a.leader_id IS NULL THEN interval '1 second' ELSE interval '10 seconds' END, s.at,
+                    timestamptz '2000-01-01 00:00:00+00') AS at, a.number, avg(s.cpu_cores) AS cpu_cores,
+                avg(s.memory_bytes) AS memory_bytes, avg(s.gpu_percent) AS gpu_percent
             FROM attempt a CROSS JOIN LATERAL generate_series((a.claimed_at AT TIME ZONE 'UTC')::date,
                 (COALESCE(a.ended_at, clock_timestamp()) AT TIME ZONE 'UTC')::date, '1 day') d
             JOIN sample s ON s.attempt_id = a.id AND s.day = d::date AND s.at >= %(start)s AND s.at < %(before)s
-            WHERE a.job_id = %(id)s GROUP BY 1, 2
+            WHERE a.job_id = %(id)s GROUP BY 1, 2, a.id
+        ), seconds AS MATERIALIZED (
+            SELECT at, number, count(*) AS members, sum(cpu_cores) AS cpu_cores,
+                sum(memory_bytes)::bigint AS memory_bytes, avg(gpu_percent) AS gpu_percent FROM each GROUP BY 1, 2
         ) SELECT *, count(*) OVER () AS total FROM seconds ORDER BY at {order}, number {order} LIMIT %(limit)s""",
         params,
     )
@@ -166,9 +180,10 @@ def running(tx: Tx, limit: int) -> Sequence[Row]:
             COALESCE(extract(epoch FROM clock_timestamp() - j.started_at), 0)::float AS runtime_s,
             sum(u.cpu_cores) AS cpu_cores, sum(u.memory_bytes)::bigint AS memory_bytes,
             avg(u.gpu_percent) AS gpu_percent
-        FROM job j JOIN tenant n ON n.id = j.tenant_id JOIN attempt a ON a.id = j.attempt_id
+        FROM job j JOIN tenant n ON n.id = j.tenant_id
+        JOIN attempt a ON a.job_id = j.id AND a.number = j.attempt AND COALESCE(a.leader_id, a.id) = j.attempt_id
         JOIN allocation l ON l.attempt_id = a.id CROSS JOIN LATERAL {_DAY}
-        LEFT JOIN LATERAL {_LATEST} u ON u.member = l.member
+        LEFT JOIN LATERAL {_LATEST.format(id="a.id")} u ON true
         WHERE j.state IN (1, 2, 3) AND {_SEEN}
         GROUP BY j.id, n.name, l.node_id ORDER BY j.id DESC LIMIT %(limit)s""",
         {"limit": limit},

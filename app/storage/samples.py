@@ -44,10 +44,10 @@ def keep_peaks(tx: Tx, attempt_id: UUID) -> None:
 
 
 def attempts(tx: Tx, job_id: UUID) -> Sequence[Row]:
-    """The attempts of a job: id, number, the days between which they ran."""
+    """The attempts of a job: id, number, member, the days between which they ran."""
     return tx.rows(
-        """SELECT id, number, claimed_at::date AS first_day, COALESCE(ended_at, now())::date AS last_day
-        FROM attempt WHERE job_id = %(id)s ORDER BY number""",
+        """SELECT id, number, member, claimed_at::date AS first_day, COALESCE(ended_at, now())::date AS last_day
+        FROM attempt WHERE job_id = %(id)s ORDER BY number, member""",
         {"id": job_id},
     )
 
@@ -85,9 +85,11 @@ def of_active_jobs(tx: Tx, tenant_id: UUID, job_id: UUID | None, limit: int, dep
     Samples come as one array a column (`ats`, `cpus`, …), oldest first, null where there is none yet.
     """
     return tx.rows(
-        """SELECT j.id, j.type, j.state, j.node_id, j.attempt, a.started_at, l.member, l.cpus_milli, l.memory_bytes,
+        """SELECT j.id, j.type, j.state, a.node_id, j.attempt, a.started_at, a.member, l.cpus_milli, l.memory_bytes,
             l.gpus, l.gpu_memory_bytes, s.hard_limits, r.*
-        FROM job j JOIN attempt a ON a.id = j.attempt_id JOIN allocation l ON l.attempt_id = a.id
+        FROM job j JOIN attempt a ON a.job_id = j.id AND a.number = j.attempt
+            AND COALESCE(a.leader_id, a.id) = j.attempt_id
+        JOIN allocation l ON l.attempt_id = a.id
         JOIN job_spec s ON s.job_id = j.id
         CROSS JOIN LATERAL (
             SELECT array_agg(at ORDER BY at) AS ats, array_agg(cpu_cores ORDER BY at) AS cpus,
@@ -96,6 +98,6 @@ def of_active_jobs(tx: Tx, tenant_id: UUID, job_id: UUID | None, limit: int, dep
             FROM (SELECT * FROM sample WHERE attempt_id = l.attempt_id AND member = l.member
                 AND day BETWEEN CURRENT_DATE - 1 AND CURRENT_DATE + 1 ORDER BY day DESC, at DESC LIMIT %(depth)s) x) r
         WHERE j.tenant_id = %(tenant)s AND j.state IN (1, 2, 3) AND (%(job)s::uuid IS NULL OR j.id = %(job)s)
-        ORDER BY j.id DESC, l.member LIMIT %(limit)s""",
+        ORDER BY j.id DESC, a.member LIMIT %(limit)s""",
         {"tenant": tenant_id, "job": job_id, "limit": limit, "depth": depth},
     )

@@ -15,9 +15,12 @@ def look_at_jobs(tx: Tx, job_ids: Sequence[UUID]) -> Sequence[Row]:
     """
     return tx.rows(
         """SELECT j.id, j.state, j.attempt, j.attempt_id, j.stop_cause, j.ready, j.reason, (
-            SELECT c.position + c.length FROM attempt a JOIN log_chunk c
-                ON c.log_day = a.log_day AND c.attempt_id = a.id AND c.member = 0
-            WHERE a.id = j.attempt_id ORDER BY c.position DESC LIMIT 1) AS stored
+            SELECT sum(e.stored) FROM (
+                SELECT id, log_day FROM attempt WHERE id = j.attempt_id
+                UNION ALL SELECT id, log_day FROM attempt WHERE leader_id = j.attempt_id AND member > 0) a
+            CROSS JOIN LATERAL (SELECT c.position + c.length AS stored FROM log_chunk c
+                WHERE c.log_day = a.log_day AND c.attempt_id = a.id AND c.member = 0
+                ORDER BY c.position DESC LIMIT 1) e)::bigint AS stored
         FROM job j WHERE j.id = ANY(%(ids)s)""",
         {"ids": list(job_ids)},
     )

@@ -136,7 +136,7 @@ class TestCreate:
 
     def test_a_gang_waits_for_nodes_that_start_all_members_together(self, ai: Caller, api: Caller) -> None:
         for gang, runner in (
-            ({"enabled": True, "min_members": 4}, "gang"),
+            ({"enabled": True, "min_members": 4}, "gang-process"),
             ({"enabled": True, "min_members": 1}, "process"),
             ({"enabled": False, "min_members": 4}, "process"),
         ):

@@ -17,6 +17,7 @@ from uuid import UUID
 
 from app.bells import Ringer
 from app.domain.errors import FabricError, StateConflict
+from app.domain.gang import GangPlace
 from app.domain.resources import MIB
 from app.domain.states import StopCause
 from app.services import nodes, recover
@@ -64,6 +65,7 @@ class Notice:
     type: str
     at: float
     detail: dict[str, Any]
+    gang: GangPlace | None = None
 
 
 class Agent:
@@ -421,7 +423,8 @@ class Agent:
     def _notice(self, kind: str, entry: Entry, **detail: Any) -> None:
         if entry.started_wall is not None:
             detail.setdefault("runtime", max(0.0, time.time() - entry.started_wall))
-        self.notices.append(Notice(kind, entry.attempt_id, entry.job_id, entry.type, time.time(), detail))
+        at = time.time()
+        self.notices.append(Notice(kind, entry.attempt_id, entry.job_id, entry.type, at, detail, entry.gang))
         self.noticed.set()
 
 

@@ -80,10 +80,17 @@ class TaskEvents:
                 continue
             kind, fields = _event(notice)
             dispatcher.send(
-                kind, uuid=str(notice.attempt_id), name=notice.type, args=f"('{notice.job_id}',)", kwargs="{}",
+                kind, uuid=str(notice.attempt_id), name=notice.type, args=f"('{notice.job_id}',)",
+                kwargs=_place(notice),
                 timestamp=notice.at, retry=False, **fields,
             )  # fmt: skip
         dispatcher.flush(errors=False, groups=("task",))
+
+
+def _place(notice: Notice) -> str:
+    """Which member of a gang it is; empty for a plain job."""
+    gang = notice.gang
+    return "{}" if gang is None else f"{{'member': {gang.member}, 'members': {gang.size}}}"
 
 
 def _event(notice: Notice) -> tuple[str, dict[str, Any]]:

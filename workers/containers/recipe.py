@@ -19,7 +19,8 @@ LABEL_JOB = "cfab.job"
 SHM_BYTES = 1 << 30
 LOG_FILE_LEAST_BYTES = 1 << 20
 PULLS = ("always", "missing", "never")
-NETWORKS = ("none", "bridge")
+NETWORKS = ("none", "bridge", "host")
+"""The host's own is for members of gangs alone, who must reach each other at any port, where the operator allows it."""
 
 
 class Wanted(NamedTuple):
@@ -100,7 +101,7 @@ def _host_config(wanted: Wanted, directory: str) -> dict[str, Any]:
     log_bytes = max(LOG_FILE_LEAST_BYTES, spec.log_cap_bytes)
     config: dict[str, Any] = {
         "Init": True,
-        "NetworkMode": NETWORK if wanted.network == "bridge" else "none",
+        "NetworkMode": NETWORK if wanted.network == "bridge" else wanted.network,
         "ReadonlyRootfs": True,
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges"],

@@ -43,8 +43,8 @@ def show_log(asked: Mapping[str, Any], job_id: str) -> Response:
         live, expires_at = hub().live, principal().expires_at
         return live.text(feed, expires_at, _Shown(asked["timestamps"])) if plain else live.sse(feed, expires_at)
     db, tenant_id = hub().db, principal().tenant_id
-    first = check_readable(db, tenant_id, identity, None)
-    read = partial(logs.read_log, db, tenant_id, identity, first.attempt)
+    first = check_readable(db, tenant_id, identity, None, asked["member"])
+    read = partial(logs.read_log, db, tenant_id, identity, first.attempt, member=asked["member"])
     frames = iter(last_lines(own_lines(f for part in slices(read, first) for f in part.frames), asked["tail"]))
     shown = stamped(frames, _stamp) if asked["timestamps"] else frames
     response = Response(as_text(shown), mimetype=_TEXT)
@@ -66,8 +66,8 @@ Blueprint.add_url_rule(blueprint, _PATH, "follow_log", follow_log, websocket=Tru
 def _feed(asked: Mapping[str, Any], job_id: UUID, after: str | None, field: str) -> LogFeed:
     shared, caller = hub(), principal()
     place = parse_place(after, field) if after else Place()
-    check_readable(shared.db, caller.tenant_id, job_id, place.attempt or None)
-    wanted = LogAsked(place=place, tail=None if after else asked["tail"])
+    check_readable(shared.db, caller.tenant_id, job_id, place.attempt or None, asked["member"])
+    wanted = LogAsked(place=place, tail=None if after else asked["tail"], member=asked["member"])
     shown = partial(_render, asked["timestamps"])
     return LogFeed(shared.db, shared.live.reads, caller.tenant_id, job_id, wanted, shown)
 

@@ -14,6 +14,7 @@ from app.api.arguments import QuerySchema, StrictSchema
 from app.api.fields import Choice, Flag, Number, QueryFlag, QueryWhole, Text, Whole, Word
 from app.api.pagination import page_schema
 from app.api.program import MAX_TOTAL_BYTES, Arguments, Environment, Image, start_bytes
+from app.domain.job import MAX_MEMBERS
 
 STATUSES = ("pending", "queued", "running", "succeeded", "failed", "cancelled")
 YEAR_S = 366 * 86_400
@@ -32,7 +33,7 @@ class GangAsked(StrictSchema):
     """Whether the job has several members, which start together or not at all."""
 
     enabled = Flag(load_default=False)
-    min_members = Whole(1, 1024, load_default=1)
+    min_members = Whole(1, MAX_MEMBERS, load_default=1)
 
 
 class RetryAsked(StrictSchema):
@@ -82,6 +83,7 @@ class LogsAsked(QuerySchema):
     follow = QueryFlag(load_default=False)
     tail = QueryWhole(0, 2**31 - 1, load_default=100, metadata={"description": "Lines from the end."})
     timestamps = QueryFlag(load_default=True)
+    member = QueryWhole(0, MAX_MEMBERS - 1, load_default=0, metadata={"description": "Of a gang: the member's rank."})
 
 
 class JobCreated(ma.Schema):

@@ -90,7 +90,8 @@ def job_request(asked: Mapping[str, Any], settings: Settings) -> JobRequest:
         priority_class=class_of_percent(asked["priority"]),
         priority=from_percent(asked["priority"]),
         contract="ai",
-        runner=_runner(asked),
+        runner="process" if "script" in asked else "container",
+        members=_members(asked),
         image=asked.get("image"),
         script=script,
         command=tuple(asked["command"]),
@@ -104,12 +105,10 @@ def job_request(asked: Mapping[str, Any], settings: Settings) -> JobRequest:
     )
 
 
-def _runner(asked: Mapping[str, Any]) -> str:
+def _members(asked: Mapping[str, Any]) -> int:
+    """How many members start together; the document knows no more than the least number, so that many it is."""
     gang = asked.get("gang", {})
-    if gang.get("enabled") and gang.get("min_members", 1) > 1:
-        # All members start together or none: until nodes can, such a job waits and is explained, never run in part.
-        return "gang"
-    return "process" if "script" in asked else "container"
+    return int(gang.get("min_members", 1)) if gang.get("enabled") else 1
 
 
 _KEPT = ("priority", "resources", "gang", "timeout_seconds", "retry_policy")
@@ -179,7 +178,7 @@ def detailed(detail: JobDetail, position: int, logs_url: str) -> dict[str, Any]:
         "retry_count": max(0, job.attempt - 1),
         "worker_id": job.executor_id,
         "logs_url": logs_url,
-        "gang": own.get("gang"),
+        "gang": own.get("gang", _gang_shown(spec.members)),
         "timeout_seconds": own.get("timeout_seconds", spec.time_limit_s),
         "retry_policy": own.get("retry_policy", {"max_retries": spec.max_retries}),
         "script": spec.script,
@@ -190,6 +189,11 @@ def detailed(detail: JobDetail, position: int, logs_url: str) -> dict[str, Any]:
         "external_id": job.external_id,
         "effective_priority": to_percent(spec.effective_priority),
     }
+
+
+def _gang_shown(members: int) -> dict[str, Any] | None:
+    """A gang of another contract in this one's words."""
+    return {"enabled": True, "min_members": members} if members > 1 else None
 
 
 def _resources_shown(share: Resources | None) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
@@ -75,13 +76,15 @@ def job_request(asked: Mapping[str, Any], tenant: Tenant, settings: Settings) ->
     """A parsed body as the domain's request."""
     priority = asked.get("priority", TIER_PRIORITY[tenant.tier.value])
     minutes = asked.get("max_runtime_minutes")
+    members = asked["gpu_count"] if asked["gang_scheduling"] and asked["gpu_count"] > 1 else 1
     return JobRequest(
         type=asked["name"],
         priority_class=class_of(priority),
         priority=priority,
         contract="gpu",
         environment=asked["environment"],
-        resources=_resources(asked, settings),
+        resources=_resources(asked, settings, members),
+        members=members,
         time_limit_s=None if minutes is None else minutes * 60,
         asked={**{name: asked[name] for name in _KEPT if name in asked}, "priority": priority},
         **_program(asked),
@@ -104,14 +107,15 @@ def _program(asked: Mapping[str, Any]) -> dict[str, Any]:
     return {"runner": "process", "script": script, "arguments": tuple(args)}
 
 
-def _resources(asked: Mapping[str, Any], settings: Settings) -> Resources | None:
+def _resources(asked: Mapping[str, Any], settings: Settings, members: int) -> Resources | None:
+    """What each member holds: one GPU and an equal part of the rest, so that any GPUs of the fabric will do."""
     cpus, memory = asked.get("cpu_cores"), asked.get("memory_mb")
     if cpus is None and memory is None and not asked["gpu_count"]:
         return None
     return Resources(
-        cpus_milli=settings.default_cpus_milli if cpus is None else max(1, round(cpus * 1000)),
-        memory_bytes=settings.default_memory_mib * MIB if memory is None else memory * MB,
-        gpus=asked["gpu_count"],
+        cpus_milli=settings.default_cpus_milli if cpus is None else max(1, math.ceil(round(cpus * 1000) / members)),
+        memory_bytes=settings.default_memory_mib * MIB if memory is None else -(-memory * MB // members),
+        gpus=asked["gpu_count"] // members,
         gpu_memory_bytes=asked["gpu_memory_mb"] * MB if asked["gpu_count"] else 0,
     )
 
@@ -137,7 +141,7 @@ def listed(detail: JobDetail) -> dict[str, Any]:
         "name": job.type,
         "state": STATE[job.phase],
         "priority": own.get("priority", spec.effective_priority),
-        "gpu_count": own.get("gpu_count", 0 if spec.resources is None else spec.resources.gpus),
+        "gpu_count": own.get("gpu_count", 0 if spec.resources is None else spec.resources.gpus * spec.members),
         "submitted_at": utc(job.created_at),
         "started_at": utc(job.started_at),
         "state_detail": job.state.word,

@@ -51,7 +51,7 @@ def show_log(asked: Mapping[str, Any], job_id: str) -> Response:
     if asked["follow"] or best == _EVENTS:
         feed = _feed(asked, identity, request.headers.get("Last-Event-ID"), "Last-Event-ID")
         return hub().live.sse(feed, principal().expires_at)
-    first = check_readable(hub().db, principal().tenant_id, identity, asked.get("attempt"))
+    first = check_readable(hub().db, principal().tenant_id, identity, asked.get("attempt"), asked["member"])
     frames = _frames(asked, identity, first)
     if best == "application/json":
         frames = own_lines(frames)
@@ -92,7 +92,7 @@ Blueprint.add_url_rule(blueprint, _PATH, "follow_log", follow_log, websocket=Tru
 
 
 def _frames(asked: Mapping[str, Any], job_id: UUID, first: LogSlice) -> Iterator[Frame]:
-    read = partial(logs.read_log, hub().db, principal().tenant_id, job_id, first.attempt)
+    read = partial(logs.read_log, hub().db, principal().tenant_id, job_id, first.attempt, member=asked["member"])
     stream = STREAMS[asked["stream"]] if "stream" in asked else None
     return (frame for part in slices(read, first) for frame in only(part.frames, stream))
 
@@ -101,9 +101,10 @@ def _feed(asked: Mapping[str, Any], job_id: UUID, after: str | None, field: str)
     """The feed of what was asked. Raises NotFound before the stream begins, Invalid for a wrong `after`."""
     shared, caller = hub(), principal()
     place = parse_place(after, field) if after else Place(asked.get("attempt", 0))
-    check_readable(shared.db, caller.tenant_id, job_id, place.attempt or None)
+    check_readable(shared.db, caller.tenant_id, job_id, place.attempt or None, asked["member"])
     wanted = LogAsked(
         place=place,
+        member=asked["member"],
         stream=STREAMS[asked["stream"]] if "stream" in asked else None,
         tail=None if after else asked.get("tail"),
         fixed="attempt" in asked,

@@ -14,6 +14,7 @@ from app.api.jobs.array_schemas import ArraySpread, Parents, ParentShown
 from app.api.pagination import page_schema
 from app.api.program import MAX_TOTAL_BYTES, Arguments, Environment, Sha256, Url, start_bytes
 from app.domain.errors import Invalid
+from app.domain.job import MAX_MEMBERS
 from app.domain.priority import PriorityClass
 
 STATUSES = ("pending", "running", "completed", "failed", "cancelled")
@@ -45,6 +46,12 @@ class ResourcesAsked(StrictSchema):
             raise ma.ValidationError("must be given beside gpu_shared: it is the size of the slice", "gpu_memory_mib")
 
 
+class GangAsked(StrictSchema):
+    """A job of several members: processes that start together, on one node or several, or not at all."""
+
+    members = Whole(1, MAX_MEMBERS, required=True, metadata={"description": "Each holds the resources asked for."})
+
+
 class JobAsked(StrictSchema):
     """A job: a program by URL and SHA-256 (or, additive, a shell script), how to start it, and its class."""
 
@@ -56,6 +63,7 @@ class JobAsked(StrictSchema):
     env_variables = Environment(load_default=dict)
     priority = Choice(*PRIORITIES, required=True)
     resources = fields.Nested(ResourcesAsked)
+    gang = fields.Nested(GangAsked)
     timeout_seconds = Number(0, YEAR_S, above=True, metadata={"description": "Run time limit; none when absent."})
     grace_seconds = Number(0, 3600, metadata={"description": "Seconds from SIGTERM to SIGKILL."})
     max_retries = Whole(0, 100, load_default=0, metadata={"description": "Failures after which to run it again."})
@@ -201,6 +209,7 @@ class LogsAsked(ma.Schema):
     tail = QueryWhole(0, 2**31 - 1, metadata={"description": "Only the last lines."})
     stream = Choice("stdout", "stderr", metadata={"description": "Only one of the two streams."})
     attempt = QueryWhole(1, 2**31 - 1, metadata={"description": "An earlier attempt; the default is the last."})
+    member = QueryWhole(0, MAX_MEMBERS - 1, load_default=0, metadata={"description": "Of a gang: the member's rank."})
     timestamps = QueryFlag(load_default=False, metadata={"description": "Each line begins with its time."})
     raw = QueryFlag(
         load_default=False,
@@ -262,10 +271,7 @@ class JobListed(ma.Schema):
     array_index = fields.Integer(allow_none=True)
 
 
-class AttemptShown(ma.Schema):
-    """One try of a job."""
-
-    attempt = fields.Integer()
+class _Tried(ma.Schema):
     executor_id = fields.String()
     executor_ip = fields.String(allow_none=True)
     started_at = fields.String(allow_none=True)
@@ -289,6 +295,19 @@ class AttemptShown(ma.Schema):
     image_digest = fields.String(
         allow_none=True, metadata={"description": "What its image's name stood for: the registry's sha256 digest."}
     )
+
+
+class MemberShown(_Tried):
+    """One member of a gang in one try of its job."""
+
+    member = fields.Integer(metadata={"description": "Its rank, from 0."})
+
+
+class AttemptShown(_Tried):
+    """One try of a job; that of a gang sums up its members."""
+
+    attempt = fields.Integer()
+    members = fields.List(fields.Nested(MemberShown), allow_none=True, metadata={"description": "null: no gang."})
 
 
 class JobShown(ma.Schema):
@@ -327,6 +346,7 @@ class JobShown(ma.Schema):
     resources = fields.Dict(allow_none=True)
     timeout_seconds = fields.Float(allow_none=True)
     grace_seconds = fields.Float()
+    gang = fields.Dict(allow_none=True, metadata={"description": "How many members it has, if more than one."})
     max_retries = fields.Integer()
     stop_reason = fields.String(allow_none=True)
     stopped_by = fields.String(allow_none=True)

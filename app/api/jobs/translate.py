@@ -90,6 +90,7 @@ def job_request(asked: Mapping[str, Any], settings: Settings) -> JobRequest:
         grace_s=asked.get("grace_seconds"),
         max_retries=asked["max_retries"],
         backoff_s=asked["backoff_seconds"],
+        members=asked["gang"]["members"] if "gang" in asked else 1,
         asked={name: asked[name] for name in _KEPT if name in asked},
         after=after(asked["depends_on"]),
     )
@@ -197,6 +198,7 @@ def detailed(detail: JobDetail, queue_position: int = 0) -> dict[str, Any]:
         "timeout_seconds": own.get("timeout_seconds", spec.time_limit_s),
         "grace_seconds": own.get("grace_seconds", spec.grace_s),
         "max_retries": spec.max_retries,
+        "gang": {"members": spec.members} if spec.members > 1 else None,
         "stop_reason": job.stop_reason,
         "stopped_by": job.stop_by,
         "depends_on": parents_shown(detail.depends_on),
@@ -223,9 +225,13 @@ def _resources_shown(share: Resources | None) -> dict[str, Any] | None:
 
 
 def attempt_shown(attempt: AttemptView) -> dict[str, Any]:
-    """One try of a job."""
+    """One try of a job; that of a gang sums up its `members`, which stand beside it."""
+    members = [{"member": one.member, **_tried(one)} for one in attempt.members]
+    return {"attempt": attempt.number, **_tried(attempt), "members": members or None}
+
+
+def _tried(attempt: AttemptView) -> dict[str, Any]:
     return {
-        "attempt": attempt.number,
         "executor_id": attempt.executor_id,
         "executor_ip": attempt.executor_ip,
         "started_at": utc(attempt.started_at),

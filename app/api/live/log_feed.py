@@ -53,12 +53,14 @@ Render = Callable[[LogPiece | JobView], Message]
 
 @dataclass(frozen=True)
 class LogAsked:
-    """Which output: from `place` on, one stream or all, `tail` lines of the past, and (`fixed`) one attempt only."""
+    """Which output: from `place` on, one stream or all, `tail` lines of the past, (`fixed`) one attempt only, and of
+    which member of a gang."""
 
     place: Place = Place()
     stream: int | None = None
     tail: int | None = None
     fixed: bool = False
+    member: int = 0
 
 
 class LogFeed:
@@ -75,6 +77,7 @@ class LogFeed:
         self._stream = asked.stream
         self._tail = asked.tail
         self._fixed = asked.fixed
+        self._member = asked.member
         self._render = render
         self._decoders: dict[int, codecs.IncrementalDecoder] = {}
         self._waited = False
@@ -111,10 +114,8 @@ class LogFeed:
         """The stored stretch at the place; decides on an attempt when there is none yet."""
         place = self._place
         part = self._reads.get(
-            ("log", self._job_id, place.attempt, place.position, version),
-            lambda: logs.read_log(
-                self._db, self._tenant_id, self._job_id, place.attempt or None, place.position, CHUNKS_AT_A_TIME
-            ),
+            ("log", self._job_id, self._member, place.attempt, place.position, version),
+            lambda: self._read(place.attempt, place.position),
         )
         if place.attempt == 0 and part.attempt:
             # Who waited for the first attempt gets it, also when it is over already; who comes later gets the latest.
@@ -149,14 +150,14 @@ class LogFeed:
         before: list[Frame] = []
         if self._place.position:
             before += logs.read_before(
-                self._db, self._tenant_id, self._job_id, self._place.attempt, self._place.position
+                self._db, self._tenant_id, self._job_id, self._place.attempt, self._place.position, self._member
             )
         for frame in [*before, *part.frames[: self._place.seen]]:
             self._decoder(frame.stream).decode(frame.data)
 
     def _last(self, count: int) -> Iterator[LogPiece]:
         """The last lines of what there is now; a client can go on behind each piece."""
-        first = logs.read_log(self._db, self._tenant_id, self._job_id, self._place.attempt or None, 0, CHUNKS_AT_A_TIME)
+        first = self._read(self._place.attempt, 0)
         position, seen = 0, 0
 
         def frames() -> Iterator[_Placed]:
@@ -175,9 +176,14 @@ class LogFeed:
         self._place = Place(first.attempt, position, seen)
 
     def _read_on(self, attempt: int) -> Callable[[int], LogSlice]:
-        return lambda after: logs.read_log(self._db, self._tenant_id, self._job_id, attempt, after, CHUNKS_AT_A_TIME)
+        return lambda after: self._read(attempt, after)
+
+    def _read(self, attempt: int, after: int) -> LogSlice:
+        return logs.read_log(
+            self._db, self._tenant_id, self._job_id, attempt or None, after, CHUNKS_AT_A_TIME, self._member
+        )
 
 
-def check_readable(db: Database, tenant_id: UUID, job_id: UUID, attempt: int | None) -> LogSlice:
-    """The beginning of an attempt's output. Raises NotFound for a foreign job and an unknown attempt."""
-    return logs.read_log(db, tenant_id, job_id, attempt, 0, CHUNKS_AT_A_TIME)
+def check_readable(db: Database, tenant_id: UUID, job_id: UUID, attempt: int | None, member: int = 0) -> LogSlice:
+    """The beginning of an attempt's output. Raises NotFound for a foreign job, an unknown attempt or member."""
+    return logs.read_log(db, tenant_id, job_id, attempt, 0, CHUNKS_AT_A_TIME, member)

@@ -30,6 +30,12 @@ def test_limits_and_gpus_are_passed_on() -> None:
     assert host["DeviceRequests"][0]["DeviceIDs"] == ["GPU-1", "GPU-2"] and host["NetworkMode"] == "cfab"
 
 
+def test_a_member_of_a_gang_may_have_the_hosts_network() -> None:
+    made = config(network="host")
+    assert made["HostConfig"]["NetworkMode"] == "host" and not made["NetworkDisabled"]
+    assert made["HostConfig"]["CapDrop"] == ["ALL"]
+
+
 def test_command_takes_the_place_of_the_entry_point_unless_it_is_kept() -> None:
     assert config()["Entrypoint"] == ["run", "it"] and "Cmd" not in config()
     kept = config(own_entrypoint=True)
@@ -38,7 +44,7 @@ def test_command_takes_the_place_of_the_entry_point_unless_it_is_kept() -> None:
 
 @pytest.mark.parametrize(
     ("more", "named"),
-    [({"network": "host"}, "network"), ({"pull": "maybe"}, "pull"), ({"memory_bytes": -1}, "memory_bytes"),
+    [({"network": "container:other"}, "network"), ({"pull": "maybe"}, "pull"), ({"memory_bytes": -1}, "memory_bytes"),
      ({"argv": []}, "argv"), ({"image": "A"}, "image"), ({"image": None}, "image"),
      ({"privileged": True}, "privileged")],
 )  # fmt: skip
