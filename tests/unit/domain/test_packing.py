@@ -8,6 +8,7 @@ import pytest
 
 from app.domain.packing import GLANCE, Neighbour, PutOff, put_off
 from app.domain.resources import GIB, Free, Resources
+from benchmarks.fragmentation import measure
 from tests.factories import gpu, share
 
 ONE, TWO, EIGHT = (share(gpus=n) for n in (1, 2, 8))
@@ -55,3 +56,11 @@ def test_a_slice_goes_where_a_gpu_is_shared_already() -> None:
     whole, open_ = Free(9, 9000, GIB, cards), Free(9, 9000, GIB, opened)
     assert put_off(SLICE, whole, [Neighbour("b", open_)], 1) == PutOff(1, ("b",))
     assert put_off(SLICE, open_, [Neighbour("b", Free(9, 9000, GIB, cards[:1]))], 1) == PutOff()
+
+
+def test_packing_keeps_more_hosts_whole_than_first_come_under_the_same_load() -> None:
+    told = measure(hosts=4, hours=8, share=0.6, delay_s=1.0, seeds=(1, 2, 3))
+    first, packed = told["first come"], told["packed"]
+    assert packed["host_free"] > first["host_free"]
+    assert packed["wait8_p90_s"] < first["wait8_p90_s"]
+    assert abs(packed["utilisation"] - first["utilisation"]) < 0.02
