@@ -39,11 +39,13 @@ def bubblewrap_argv(
     gpus: Sequence[str] = (),
     network: str = "host",
     files: str | None = None,
+    driver: str = _DRIVER_GPUS,
 ) -> list[str]:
     """Return the command line up to and including `--`; the program and its arguments follow.
 
     `work`, `executable` and the directory `files` have the same paths inside as outside, so that the environment and
     arguments made for a job hold in both. `hide` are directories of the fabric: what would be visible is covered.
+    `driver` is where the NVIDIA driver tells of its GPUs.
     """
     argv = [bwrap, *namespace_options(network)]
     for folder in SYSTEM_DIRS:
@@ -51,7 +53,7 @@ def bubblewrap_argv(
     for name in ETC_ENTRIES:
         argv += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     argv += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/var/tmp", "--tmpfs", "/run"]
-    for node in device_nodes(gpus):
+    for node in device_nodes(gpus, driver):
         argv += ["--dev-bind-try", node, node]
     if gpus:
         argv += ["--ro-bind-try", "/sys", "/sys"]
