@@ -10,11 +10,13 @@ from app.domain.resources import Gpu, Resources
 class Ask:
     """What one allocation needs. GPUs of one model and size suit alike, so each kind is judged once."""
 
-    __slots__ = ("_kinds", "cpus_milli", "gpus", "memory_bytes", "shape")
+    __slots__ = ("_kinds", "cpus_milli", "gpus", "memory_bytes", "shape", "whole_gpus")
 
     def __init__(self, shape: Resources) -> None:
         self.shape = shape
         self.gpus = shape.gpus
+        # A slice may go to a GPU that is shared already, on a host without any to spare.
+        self.whole_gpus = 0 if shape.gpu_shared else shape.gpus
         self.cpus_milli = shape.cpus_milli
         self.memory_bytes = shape.memory_bytes
         self._kinds: dict[tuple[int, str, bool], bool] = {}

@@ -17,7 +17,7 @@ from scheduler.planner.hosts import Hosts
 from scheduler.planner.line import Line, Turn
 from scheduler.planner.outcome import Note, Placement, Plan, Preemption
 from scheduler.planner.preempt import Eviction, evict
-from scheduler.planner.seats import Offer, Seats
+from scheduler.planner.seats import Offer, Seats, ends_at
 from scheduler.planner.snapshot import Reserved, Rules, Snapshot, Waiting
 from scheduler.planner.victims import Victims
 
@@ -120,7 +120,7 @@ class _Cycle:
         """Takes the seats; of plain jobs that have to wait for nobody the claims do it."""
         job = turn.job
         for host, seat in offer.seats:
-            self._hosts.take(host, ask, seat.gpu_uuids)
+            self._hosts.take(host, ask, seat.gpu_uuids, ends_at(job, self._now))
         self._charge(job)
         promised = "starved" if turn.starved else "reserved" if turn.kept else None
         if offer.way == "claim" and promised is None:

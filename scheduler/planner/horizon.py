@@ -34,7 +34,8 @@ class Horizon:
         """The earliest start beside all reservations made so far; None if what is not reserved is always too little.
 
         Of the hosts that are ready by then it takes those in `preferred`, where the job has gathered room before, then
-        those that are ready first; hosts to avoid come last.
+        those that are ready last, so that what is free already serves others until it is needed (those that are ready
+        first where some never are); hosts to avoid come last of all.
         """
         most = job.max_per_node or job.members
         ready: dict[Host, tuple[float, int]] = {}
@@ -52,7 +53,7 @@ class Horizon:
 
         def rank(entry: tuple[Host, tuple[float, int]]) -> tuple[bool, bool, float, int]:
             host, (time, times) = entry
-            return host.view.id in job.avoid, host.view.id not in preferred, time, -times
+            return host.view.id in job.avoid, host.view.id not in preferred, time if at == math.inf else -time, -times
 
         seats: list[tuple[Host, Seat]] = []
         for host, (_time, times) in sorted(ready.items(), key=rank):

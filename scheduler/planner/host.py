@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from operator import attrgetter, itemgetter
 
 from app.domain.resources import Gpu
@@ -12,6 +13,9 @@ from scheduler.planner.snapshot import NodeView, Reserved, Running
 
 Step = tuple[float, int]
 """From this time on, so many members fit."""
+
+Release = tuple[float, int, int, tuple[str, ...]]
+"""When it is gone, and the CPUs, memory and GPUs that it gives back."""
 
 _by_size = attrgetter("memory_bytes", "index", "uuid")
 _first = itemgetter(0)
@@ -30,38 +34,52 @@ class Host:
     """A node while a plan is made.
 
     `free_*` is what nothing holds now. `spare_*` is what claims may use of it: free less all that is reserved, also of
-    what is not free yet; so it may be below zero.
+    what is not free yet; so it may be below zero. `partly` are GPUs of which slices are held: only further slices go
+    there, and they come free whole with the last slice.
     """
 
     __slots__ = (
-        "_closed", "_ends", "_steps", "at", "free_cpus", "free_gpus", "free_memory", "free_slots", "held", "now",
-        "reserved", "spare_cpus", "spare_gpus", "spare_memory", "spare_slots", "uniform", "view",
+        "_begun", "_closed", "_ends", "_steps", "at", "free_cpus", "free_gpus", "free_memory", "free_slots", "held",
+        "now", "partly", "reserved", "spare_cpus", "spare_gpus", "spare_memory", "spare_slots", "uniform", "view",
     )  # fmt: skip
 
     def __init__(self, view: NodeView, held: list[Running], now: float, at: int) -> None:
         self.view, self.held, self.now, self.at = view, held, now, at
-        cpus, memory, taken = view.cpus_milli, view.memory_bytes, set[str]()
+        cpus, memory, taken, sliced = view.cpus_milli, view.memory_bytes, set[str](), dict[str, int]()
         for run in held:
             cpus -= run.shape.cpus_milli
             memory -= run.shape.memory_bytes
             taken.update(run.gpu_uuids)
+            if run.shape.gpu_shared:
+                for uuid in run.gpu_uuids:
+                    sliced[uuid] = sliced.get(uuid, 0) + run.shape.gpu_memory_bytes
         gpus = [gpu for gpu in view.gpus if gpu.healthy and gpu.uuid not in taken]
         gpus.sort(key=_by_size)
         self.free_slots = self.spare_slots = view.slots - len(held)
         self.free_cpus = self.spare_cpus = cpus
         self.free_memory = self.spare_memory = memory
         self.free_gpus = self.spare_gpus = gpus
+        self.partly = [replace(g, held_bytes=sliced[g.uuid]) for g in view.gpus if g.uuid in sliced and g.healthy]
         self.uniform = len({(gpu.memory_bytes, gpu.model, gpu.sharing) for gpu in view.gpus}) < 2
         self.reserved: list[Reserved] = []
+        self._begun: list[Release] = []
         self._closed: set[str] = set()
         self._steps: dict[Ask, list[Step]] = {}
-        self._ends: list[tuple[float, int, int, tuple[str, ...]]] | None = None
+        self._ends: list[Release] | None = None
 
-    def take(self, ask: Ask, gpu_uuids: Sequence[str]) -> None:
-        """One allocation starts now."""
+    def take(self, ask: Ask, gpu_uuids: Sequence[str], ends_at: float) -> None:
+        """One allocation starts now, and is gone by then."""
+        self._begun.append((ends_at, ask.cpus_milli, ask.memory_bytes, tuple(gpu_uuids)))
+        self._ends = None
         self.free_slots -= 1
         self.free_cpus -= ask.cpus_milli
         self.free_memory -= ask.memory_bytes
+        if ask.shape.gpu_shared:
+            whole = [gpu for gpu in self.free_gpus if gpu.uuid in gpu_uuids]
+            slices = [gpu for gpu in self.partly if gpu.uuid in gpu_uuids]
+            rest = [gpu for gpu in self.partly if gpu.uuid not in gpu_uuids]
+            more = ask.shape.gpu_memory_bytes
+            self.partly = rest + [replace(gpu, held_bytes=gpu.held_bytes + more) for gpu in slices + whole]
         if gpu_uuids:
             self.free_gpus = [gpu for gpu in self.free_gpus if gpu.uuid not in gpu_uuids]
         self._spend(1, ask.cpus_milli, ask.memory_bytes, gpu_uuids)
@@ -83,11 +101,19 @@ class Host:
     def spare_for(self, ask: Ask) -> int:
         """How many allocations fit beside everything that runs and is reserved."""
         gpus = ask.suiting(self.spare_gpus, self.uniform)
+        if self.partly and ask.shape.gpu_shared:
+            gpus += len(self._slices(ask))
         return ask.times(self.spare_slots, self.spare_cpus, self.spare_memory, gpus)
+
+    def _slices(self, ask: Ask) -> list[Gpu]:
+        """The GPUs that are shared already and have room for one slice more, the fullest first."""
+        suited = [gpu for gpu in self.partly if gpu.uuid not in self._closed and gpu.suits(ask.shape)]
+        return sorted(suited, key=lambda gpu: (gpu.free_bytes, gpu.index))
 
     def lend(self, ask: Ask) -> tuple[str, ...]:
         """The spare GPUs that one allocation gets."""
-        return give(self.spare_gpus, ask, 1)[0]
+        slices = self._slices(ask) if ask.shape.gpu_shared else []
+        return (slices[0].uuid,) if slices else give(self.spare_gpus, ask, 1)[0]
 
     def could_ever(self, ask: Ask) -> int:
         """How many allocations an empty node has room for."""
@@ -112,9 +138,9 @@ class Host:
     def _room_at(self, at: float | None, cut: list[Reserved]) -> tuple[int, int, int]:
         """Slots, CPUs and memory that are left when the reservations due by then have got theirs."""
         slots, cpus, memory = self.free_slots, self.free_cpus, self.free_memory
-        for run in self.held:
-            if at is not None and end_of(run, self.now) <= at:
-                slots, cpus, memory = slots + 1, cpus + run.shape.cpus_milli, memory + run.shape.memory_bytes
+        for end, run_cpus, run_memory, _uuids in self._releases():
+            if at is not None and end <= at:
+                slots, cpus, memory = slots + 1, cpus + run_cpus, memory + run_memory
         for held in cut:
             if at is None or held.starts_at is None or held.starts_at <= at:
                 slots, cpus, memory = slots - held.slots, cpus - held.cpus_milli, memory - held.memory_bytes
@@ -152,16 +178,23 @@ class Host:
                 found.append((end, times))
         return found
 
-    def _releases(self) -> list[tuple[float, int, int, tuple[str, ...]]]:
-        """When what runs is gone and what that frees, soonest first."""
+    def _releases(self) -> list[Release]:
+        """What runs or starts now, soonest gone first."""
         if self._ends is None:
             out = [(end_of(r, self.now), r.shape.cpus_milli, r.shape.memory_bytes, r.gpu_uuids) for r in self.held]
-            self._ends = sorted(out, key=_first)
+            self._ends = sorted(out + self._begun, key=_first)
+            if self.partly:
+                # A shared GPU is free when the last of its slices is.
+                last = {uuid: at for at, (_end, _cpus, _memory, uuids) in enumerate(self._ends) for uuid in uuids}
+                self._ends = [
+                    (end, cpus, memory, tuple(uuid for uuid in uuids if last[uuid] == at))
+                    for at, (end, cpus, memory, uuids) in enumerate(self._ends)
+                ]
         return self._ends
 
     def coming(self, ask: Ask) -> list[tuple[float, str]]:
         """The suiting GPUs that are not reserved, each with the time when it is free at the latest, soonest first."""
-        ends = {uuid: end_of(run, self.now) for run in self.held for uuid in run.gpu_uuids}
+        ends = {uuid: end for end, _cpus, _memory, uuids in self._releases() for uuid in uuids}
         free = {gpu.uuid for gpu in self.spare_gpus}
         gpus = [gpu for gpu in self.view.gpus if self._open(gpu, ask) and (gpu.uuid in free or gpu.uuid in ends)]
         gpus.sort(key=_by_size)

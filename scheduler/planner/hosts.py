@@ -28,10 +28,10 @@ class Hosts:
             self._by_spare[len(host.spare_gpus)][host.at] = None
         self.with_reservations: dict[int, Host] = {}
 
-    def take(self, host: Host, ask: Ask, gpu_uuids: Sequence[str]) -> None:
-        """One allocation starts on the host now."""
+    def take(self, host: Host, ask: Ask, gpu_uuids: Sequence[str], ends_at: float) -> None:
+        """One allocation starts on the host now, and is gone by then."""
         before = len(host.spare_gpus)
-        host.take(ask, gpu_uuids)
+        host.take(ask, gpu_uuids, ends_at)
         self._move(host, before)
 
     def reserve(self, host: Host, reserved: Reserved) -> None:

@@ -87,7 +87,8 @@ def _bases(job: Waiting, ask: Ask, hosts: Hosts, victims: Victims) -> Iterator[_
 
 
 def _gain(host: Host, run: Running, ask: Ask) -> Amounts:
-    gpus = len(host.opened_by(run.gpu_uuids, ask, spare=False)) if ask.gpus else 0
+    # The end of one slice does not free its GPU.
+    gpus = len(host.opened_by(_whole(run), ask, spare=False)) if ask.gpus else 0
     return 1, run.shape.cpus_milli, run.shape.memory_bytes, gpus
 
 
@@ -214,12 +215,16 @@ def _seats(
     seats: list[tuple[Host, Seat]] = []
     for rung in chosen:
         host = rung.host
-        going = {uuid for run in host.held if run.stopping or _id(run) in gone for uuid in run.gpu_uuids}
+        going = {uuid for run in host.held if run.stopping or _id(run) in gone for uuid in _whole(run)}
         uuids = host.opened_by(going, ask) if ask.gpus else []
         times = min(job.max_per_node or job.members, ask.times(*_with(known[host], set(gone))))
         for i in range(min(times, job.members - len(seats))):
             seats.append((host, Seat(host.view.id, tuple(uuids[i * ask.gpus : (i + 1) * ask.gpus]))))
     return tuple(seats)
+
+
+def _whole(run: Running) -> tuple[str, ...]:
+    return () if run.shape.gpu_shared else run.gpu_uuids
 
 
 def _id(run: Running) -> UUID:

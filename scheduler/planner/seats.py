@@ -56,7 +56,7 @@ class Seats:
         walk = self._walks.get((ask, job.runner))
         if walk is None:
             # Tightest first, looked up once: each is used until it is full, so that it gets tighter still.
-            hosts = [host for host in self._hosts.tightest_first(ask.gpus) if job.runner in host.view.runners]
+            hosts = [host for host in self._hosts.tightest_first(ask.whole_gpus) if job.runner in host.view.runners]
             walk = self._walks[ask, job.runner] = deque(hosts)
         while walk and not walk[0].spare_for(ask):
             walk.popleft()
@@ -97,7 +97,7 @@ class Seats:
 
     def _room(self, job: Waiting, ask: Ask, end: float) -> Iterator[tuple[Host, int]]:
         reserved = self._hosts.with_reservations
-        for host in self._hosts.tightest_first(ask.gpus):
+        for host in self._hosts.tightest_first(ask.whole_gpus):
             if host.at not in reserved and job.runner in host.view.runners:
                 yield host, host.spare_for(ask)
         for host in reserved.values():

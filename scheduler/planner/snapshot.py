@@ -137,7 +137,7 @@ class Rules:
 
     reserve_after_s: float = 30.0
     starvation_s: float = 3600.0
-    aged_share: float = 0.1
-    max_reservations: int = 16
+    aged_share: float = 0.3
+    max_reservations: int = 4
     min_runtime_s: float = 60.0
     reservation_s: float = 60.0
