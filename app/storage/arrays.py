@@ -11,8 +11,14 @@ from typing import Any
 from uuid import UUID
 
 from app.storage.database import Json, Row, Tx
-from app.storage.jobs import JOB_NAMES, SPEC, SPEC_NAMES, VIEW
+from app.storage.jobs import VIEW
 
+_SPEC = """runner text, binary_url text, binary_sha256 text, image text, script text, command jsonb, arguments jsonb,
+    environment jsonb, hard_limits boolean, cpus_milli bigint, memory_bytes bigint, time_limit_s float8, grace_s float8,
+    max_retries int, backoff_s float8, backoff_multiplier float8, asked jsonb, config jsonb, members smallint,
+    preemptible boolean"""
+_SPEC_NAMES = ", ".join(column.split()[0] for column in _SPEC.split(","))
+_JOB_NAMES = "id, tenant_id, key_id, class, priority, contract, type"
 _COUNTS = ("pending", "active", "completed", "failed", "cancelled")
 _ROW = """a.id, a.tenant_id, a.key_id, a.contract, a.type, a.class, a.size, a.max_parallel, a.unmade, a.again,
     a.skipped, a.waits, a.message, a.stop_by, a.stop_reason, a.created_at, a.finished_at"""
@@ -106,17 +112,17 @@ def expand(tx: Tx, array_id: UUID, ids: Sequence[UUID], again: bool) -> int:
         f"""WITH asked AS MATERIALIZED (
             SELECT n.id, n.index, a.id AS array_id, a.tenant_id, a.size, a.max_parallel, r.*
             FROM job_array a CROSS JOIN LATERAL jsonb_to_record(a.template) AS r (key_id bigint, class smallint,
-                priority int, contract text, type text, {SPEC})
+                priority int, contract text, type text, {_SPEC})
             CROSS JOIN unnest(%(ids)s::uuid[], %(indexes)s::integer[]) AS n (id, index)
             WHERE a.id = %(id)s ORDER BY n.index
         ), made AS (
-            INSERT INTO job ({JOB_NAMES}, array_id, array_index, waits, ready, reason)
-            SELECT {JOB_NAMES}, array_id, index, CASE WHEN max_parallel IS NULL THEN 0 ELSE 2 END,
+            INSERT INTO job ({_JOB_NAMES}, array_id, array_index, waits, ready, reason)
+            SELECT {_JOB_NAMES}, array_id, index, CASE WHEN max_parallel IS NULL THEN 0 ELSE 2 END,
                 max_parallel IS NULL, CASE WHEN max_parallel IS NULL THEN 'new' ELSE 'array' END
             FROM asked ORDER BY index
         ), told AS (
-            INSERT INTO job_spec (job_id, {SPEC_NAMES})
-            SELECT id, {SPEC_NAMES.replace("environment", _ENVIRONMENT)} FROM asked
+            INSERT INTO job_spec (job_id, {_SPEC_NAMES})
+            SELECT id, {_SPEC_NAMES.replace("environment", _ENVIRONMENT)} FROM asked
         )
         UPDATE job_array a SET unmade = a.unmade - cardinality(%(indexes)s::integer[]), again = a.again - %(replaced)s,
             pending = a.pending + cardinality(%(indexes)s::integer[]),

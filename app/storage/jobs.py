@@ -11,12 +11,6 @@ from uuid import UUID
 from app.domain.phase import STATE_OF
 from app.storage.database import Row, Tx
 
-SPEC = """runner text, binary_url text, binary_sha256 text, image text, script text, command jsonb, arguments jsonb,
-    environment jsonb, hard_limits boolean, cpus_milli bigint, memory_bytes bigint, time_limit_s float8, grace_s float8,
-    max_retries int, backoff_s float8, backoff_multiplier float8, asked jsonb, config jsonb, members smallint,
-    preemptible boolean"""
-SPEC_NAMES = ", ".join(column.split()[0] for column in SPEC.split(","))
-JOB_NAMES = "id, tenant_id, key_id, class, priority, contract, type"
 _NO_TERMS = dict.fromkeys(
     ("tier", "quota_jobs", "quota_cpus_milli", "quota_memory_bytes", "quota_gpus", "quota_gpu_memory_bytes")
 )
@@ -36,25 +30,8 @@ def insert_jobs(
     """
     return list(
         tx.rows(
-            f"""WITH asked AS MATERIALIZED (
-                SELECT * FROM jsonb_to_recordset(%(jobs)s::jsonb) AS r (id uuid, key_id bigint, class smallint,
-                    priority int, contract text, type text, {SPEC}, place int, waits smallint)
-                WHERE %(tier)s::text IS NULL OR EXISTS (
-                    SELECT 1 FROM tenant t WHERE t.id = %(tenant)s AND t.active AND t.tier = %(tier)s
-                        AND (t.quota_jobs, t.quota_cpus_milli, t.quota_memory_bytes, t.quota_gpus,
-                            t.quota_gpu_memory_bytes) IS NOT DISTINCT FROM (%(quota_jobs)s::bigint,
-                            %(quota_cpus_milli)s::bigint, %(quota_memory_bytes)s::bigint, %(quota_gpus)s::bigint,
-                            %(quota_gpu_memory_bytes)s::bigint))
-                ORDER BY place
-            ), made AS (
-                INSERT INTO job ({JOB_NAMES}, waits, ready, reason)
-                SELECT id, %(tenant)s, key_id, class, priority, contract, type, COALESCE(waits, 0), waits IS NULL,
-                    CASE WHEN waits IS NULL THEN 'new' ELSE 'dependency' END
-                FROM asked ORDER BY place
-                RETURNING id, created_at
-            ), told AS (
-                INSERT INTO job_spec (job_id, {SPEC_NAMES}) SELECT id, {SPEC_NAMES} FROM asked
-            ) SELECT id, created_at FROM made""",
+            """SELECT * FROM insert_jobs(%(tenant)s, %(jobs)s, %(tier)s, %(quota_jobs)s, %(quota_cpus_milli)s,
+                %(quota_memory_bytes)s, %(quota_gpus)s, %(quota_gpu_memory_bytes)s)""",
             {**_NO_TERMS, **(terms or {}), "jobs": json.dumps(jobs), "tenant": tenant_id},
         )
     )

@@ -31,6 +31,14 @@ _SHAPES = """unnest(%(class)s::smallint[], %(priority)s::int[], %(runner)s::text
 
 def find_keys(tx: Tx, tenant_id: UUID, shapes: Sequence[Shape]) -> dict[Shape, int]:
     """Ids of the live keys among `shapes`, each locked FOR KEY SHARE till the end of the transaction."""
+    if len(shapes) == 1:
+        # Planned in a third of the time, and most submits are of one job.
+        row = tx.row(
+            f"SELECT id FROM scheduling_key WHERE tenant_id = %(tenant)s AND live AND ({_COLUMNS}) = %(shape)s"
+            " FOR KEY SHARE",
+            {"tenant": tenant_id, "shape": shapes[0]},
+        )
+        return {} if row is None else {shapes[0]: row[0]}
     rows = tx.rows(
         f"""SELECT id, {_COLUMNS} FROM scheduling_key
         WHERE tenant_id = %(tenant)s AND live AND ({_COLUMNS}) IN (SELECT * FROM {_SHAPES})
