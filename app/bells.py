@@ -141,11 +141,11 @@ class Ringer:
                 wakes, self._wakes = self._wakes, set()
                 news, self._news = self._news, {}
             try:
-                # Readers first: a PUBLISH takes a fraction of what a Celery message takes.
-                if news:
-                    lengths.publish(hints.CHANNEL, hints.encode(news, any(news.values())))
+                # Bells first: of a job that was just submitted a worker must know before any reader.
                 if rings or wakes:
                     self._send(app, lengths, rings, wakes)
+                if news:
+                    lengths.publish(hints.CHANNEL, hints.encode(news, any(news.values())))
             except Exception as exc:
                 self.dropped += sum(rings.values()) + len(wakes)
                 log.warning("bells dropped, agents will find the jobs by polling: %s", exc)

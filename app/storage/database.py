@@ -72,6 +72,8 @@ class Database:
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=5,
+            # The connection that was used last has its plans and its memory at hand; taking turns would cool them all.
+            pool_use_lifo=True,
             pool_reset_on_return=None,
             connect_args={
                 "application_name": application_name,
