@@ -111,8 +111,10 @@ END $$;
 
 -- As in 0004, and besides: arrays count their jobs, an end passes its turn on in the same transaction, and the end of
 -- a job that others wait for is told. For jobs without these marks that is two more columns in the first statement.
+-- Plans are kept: one that was made for a few rows must not walk over thousands for each of thousands, as nested loops
+-- over what changed would.
 CREATE OR REPLACE FUNCTION job_changed() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path = public, pg_temp SET enable_hashjoin = on AS $$
+    SET search_path = public, pg_temp SET enable_hashjoin = on SET enable_nestloop = off AS $$
 DECLARE
     wrong text;
     of_arrays boolean;

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
+from app.domain.dependency import After
 from app.domain.errors import Unavailable
 from app.domain.policy import Ending
 from app.domain.states import JobState
@@ -18,6 +19,7 @@ from app.services.image_trust import change_trust, trust_of
 from app.storage.database import Database
 from app.storage.migrate import downgrade, upgrade
 from tests.factories import Fabric, at_once, gpu, job, make_fabric, share
+from tests.integration.services.array_lab import submit_an_array, tick
 from tests.servers import TestServers
 
 
@@ -101,6 +103,38 @@ def test_the_agents_login_can_do_all_that_an_agent_does(agent_fabric: Fabric, da
     owner.db.close()
 
 
+def test_ends_under_the_agents_login_pass_turns_on_and_tell_those_that_wait(
+    agent_fabric: Fabric, database_url: str
+) -> None:
+    owner = make_fabric(database_url)
+    submit_an_array(owner, 3, 1)
+    node = agent_fabric.add_node()
+    for index in ("0", "1"):
+        one = agent_fabric.run(node)
+        assert one.environment["CFAB_ARRAY_INDEX"] == index
+        agent_fabric.finish(one)
+    last = agent_fabric.run(node)
+    waits = owner.submit_one(after=(After(last.job_id),))
+    agent_fabric.finish(last)
+    tick(owner)
+    assert agent_fabric.claim_one(node).job_id == waits
+    owner.assert_in_order()
+    owner.db.close()
+
+
+def test_a_downgrade_is_refused_while_jobs_wait_for_what_older_code_does_not_know(database_url: str) -> None:
+    fabric = make_fabric(database_url)
+    parent = fabric.submit_one()
+    fabric.submit_one(after=(After(parent),))
+    with pytest.raises(Exception, match="jobs wait for others"):
+        downgrade(database_url, "0009")
+    submit_an_array(fabric, 2)
+    with pytest.raises(Exception, match="arrays have not ended"):
+        downgrade(database_url, "0009")
+    fabric.assert_in_order()
+    fabric.db.close()
+
+
 def test_the_agents_login_can_read_what_images_must_be(agent_fabric: Fabric, database_url: str) -> None:
     owner = make_fabric(database_url)
     change_trust(owner.db, owner.tenant, {"policy": "digest"})
@@ -126,6 +160,9 @@ def test_the_agents_login_can_read_what_images_must_be(agent_fabric: Fabric, dat
         "DELETE FROM log_chunk",
         "SELECT * FROM event",
         "UPDATE job_count SET n = 0",
+        "UPDATE job_array SET max_parallel = NULL",
+        "INSERT INTO job_dependency SELECT gen_random_uuid(), id, 1, false, false FROM job",
+        "DELETE FROM ended_parent",
         "CREATE TABLE mine (x int)",
         "ALTER TABLE job DISABLE TRIGGER ALL",
     ],
