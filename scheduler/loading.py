@@ -111,4 +111,4 @@ def _reserved(row: Row) -> Reserved:
 
 
 def _shape(row: Row) -> Resources:
-    return Resources(row.cpus_milli, row.memory_bytes, row.gpus, row.gpu_memory_bytes, row.gpu_model)
+    return Resources(row.cpus_milli, row.memory_bytes, row.gpus, row.gpu_memory_bytes, row.gpu_model, row.gpu_shared)

@@ -24,7 +24,8 @@ def begin_snapshot(tx: Tx) -> float:
 def nodes(tx: Tx, silent_s: float) -> Sequence[Row]:
     """The agents that take jobs and were heard of lately, with their capacity."""
     return tx.rows(
-        """SELECT id, capabilities, slots, cpus_milli, memory_bytes, gpus, gpus_out, cluster, labels, operator_labels
+        """SELECT id, capabilities, slots, cpus_milli, memory_bytes, gpus, gpus_out, gpu_sharing, cluster, labels,
+            operator_labels
         FROM node WHERE kind = 'agent' AND state = 'ready'
             AND last_seen_at > clock_timestamp() - make_interval(secs => %(silent)s) ORDER BY id""",
         {"silent": silent_s},
@@ -35,8 +36,8 @@ def running(tx: Tx) -> Sequence[Row]:
     """Every allocation on agents, with its job's rank, times (seconds since 1970), and whether it may be preempted."""
     return tx.rows(
         """SELECT a.id AS attempt_id, a.job_id, a.leader_id, j.tenant_id, k.class, k.priority, t.tier, l.node_id,
-            l.cpus_milli, l.memory_bytes, l.gpus, l.gpu_memory_bytes, k.gpu_model, l.gpu_uuids, s.time_limit_s,
-            s.grace_s, extract(epoch FROM a.started_at)::float8 AS started_at,
+            l.cpus_milli, l.memory_bytes, l.gpus, l.gpu_memory_bytes, k.gpu_model, k.gpu_shared, l.gpu_uuids,
+            s.time_limit_s, s.grace_s, extract(epoch FROM a.started_at)::float8 AS started_at,
             extract(epoch FROM a.checkpoint_at)::float8 AS checkpoint_at,
             COALESCE(s.preemptible, t.allow_preemption) AS may_be_preempted,
             j.state = 3 OR b.broken IS NOT NULL AS stopping,
@@ -66,9 +67,9 @@ def heads(tx: Tx) -> Sequence[Row]:
                 PARTITION BY k.tenant_id, k.class ORDER BY k.members = 1, k.priority DESC, k.low_water)
             LIMIT %(keys)s)
         SELECT j.id AS job_id, k.id AS key_id, k.tenant_id, k.class, k.priority, k.tier, k.runner, k.members,
-            k.cpus_milli, k.memory_bytes, k.gpus, k.gpu_memory_bytes, k.gpu_model, k.can_preempt_others, j.queue_seq,
-            s.time_limit_s, s.grace_s, extract(epoch FROM CASE WHEN j.attempt = 0 THEN j.created_at ELSE COALESCE((
-                SELECT max(a.ended_at) FROM attempt a WHERE a.job_id = j.id), j.created_at) END
+            k.cpus_milli, k.memory_bytes, k.gpus, k.gpu_memory_bytes, k.gpu_model, k.gpu_shared, k.can_preempt_others,
+            j.queue_seq, s.time_limit_s, s.grace_s, extract(epoch FROM CASE WHEN j.attempt = 0 THEN j.created_at
+                ELSE COALESCE((SELECT max(a.ended_at) FROM attempt a WHERE a.job_id = j.id), j.created_at) END
                 )::float8 AS waiting_since,
             CASE WHEN j.attempt = 0 THEN '{}'::text[] ELSE ARRAY(SELECT DISTINCT a.node_id FROM attempt a
                 WHERE a.job_id = j.id AND a.outcome IN ('failed', 'timed_out', 'out_of_memory', 'lost', 'node_fault'))
