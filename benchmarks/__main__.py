@@ -20,11 +20,11 @@ from app.local.demo.fabric import Fabric, temporary_directory
 from app.local.failure import StackError
 from app.local.ports import free_port
 from app.local.postgres import PostgresServer
-from benchmarks import claim_cost, counts, figures
+from benchmarks import claim_cost, counts, figures, planning
 from benchmarks.fabric_load import Amounts, FabricLoad, log_tails
 from benchmarks.http_load import Stuck, serve_no_op
 
-PARTS = ("fabric", "claims", "counts")
+PARTS = ("fabric", "claims", "counts", "planning")
 
 
 def main() -> int:
@@ -39,6 +39,8 @@ def main() -> int:
             results["claim_cost"] = _measure_claims(asked.quick)
         if "counts" in asked.parts:
             results |= _measure_counts(asked.quick)
+        if "planning" in asked.parts:
+            results |= planning.measure(planning.Extent().quick() if asked.quick else planning.Extent(), _say)
     except (Failure, StackError, Stuck) as exc:
         print(f"\nbenchmarks: {exc}", file=sys.stderr)
         return 1

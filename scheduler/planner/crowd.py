@@ -20,10 +20,8 @@ class Crowd:
         self._rules = rules
         self._jobs = self._plain = 0
         self._keys: set[int] = set()
-        self._least = [
-            _least(job.shape for job in snapshot.waiting if job.members == 1 and job.priority_class >= cls)
-            for cls in range(3)
-        ]
+        plain = {job.key_id: job for job in snapshot.waiting if job.members == 1}.values()
+        self._least = [_least(job.shape for job in plain if job.priority_class >= cls) for cls in range(3)]
 
     def has_place(self) -> bool:
         """Whether one more job may have a reservation."""

@@ -73,7 +73,7 @@ class _Cycle:
         job = turn.job
         # What keeps one job of a key waiting keeps the next as well, unless that is shorter or has a claim of its own.
         stuck = self._stuck.get(job.key_id)
-        usual = not (turn.starved or turn.kept or job.avoid)
+        usual = not (turn.starved or turn.kept or job.avoid or job.max_per_node)
         if usual and stuck is not None and (job.limit_s is None or job.limit_s >= stuck[0]):
             return stuck[1]
         note = self._decide(turn, self._ask(job))
@@ -191,8 +191,9 @@ class _Cycle:
         ask = self._ask(job)
         key = (ask, job.runner, job.max_per_node)
         if key not in self._could:
-            times = (host.could_ever(ask) for host in self._hosts.all if job.runner in host.view.runners)
-            self._could[key] = sum(min(n, job.max_per_node or n) for n in times)
+            able = [(host, count) for host, count in self._hosts.makes if job.runner in host.view.runners]
+            times = ((host.could_ever(ask), count) for host, count in able)
+            self._could[key] = sum(count * min(n, job.max_per_node or n) for n, count in times)
         return self._could[key]
 
     def _could_start(self, job: Waiting) -> bool:

@@ -115,6 +115,15 @@ class Host:
         slices = self._slices(ask) if ask.shape.gpu_shared else []
         return (slices[0].uuid,) if slices else give(self.spare_gpus, ask, 1)[0]
 
+    def make(self) -> object:
+        """What it has in all: nodes that are equal in this are equal when they are empty."""
+        view, gpus = self.view, self.view.gpus
+        one = (
+            (gpus[0].memory_bytes, gpus[0].model, gpus[0].sharing) if gpus and self.uniform else view.id if gpus else ""
+        )
+        well = sum([gpu.healthy for gpu in gpus])
+        return view.slots, view.cpus_milli, view.memory_bytes, view.runners, well, one
+
     def could_ever(self, ask: Ask) -> int:
         """How many allocations an empty node has room for."""
         gpus = [gpu for gpu in self.view.gpus if gpu.healthy]

@@ -26,6 +26,11 @@ class Hosts:
         self._by_spare: list[dict[int, None]] = [{} for _ in range(most + 1)]
         for host in self.all:
             self._by_spare[len(host.spare_gpus)][host.at] = None
+        # Nodes of one make hold the same when they are empty, so one of each is asked.
+        makes: dict[object, list[Host]] = {}
+        for host in self.all:
+            makes.setdefault(host.make(), []).append(host)
+        self.makes = [(hosts[0], len(hosts)) for hosts in makes.values()]
         self.with_reservations: dict[int, Host] = {}
 
     def take(self, host: Host, ask: Ask, gpu_uuids: Sequence[str], ends_at: float) -> None:

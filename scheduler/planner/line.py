@@ -5,8 +5,8 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from operator import attrgetter
+from typing import NamedTuple
 from uuid import UUID
 
 from app.domain.policy import TenantView, cost
@@ -15,10 +15,10 @@ from app.domain.resources import Resources
 from scheduler.planner.snapshot import Rules, Snapshot, Waiting
 
 _LAST = (math.inf, 0, UUID(int=0))
+_seq, _priority = attrgetter("queue_seq"), attrgetter("priority")
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
     """A job whose turn it is, and the class that it counts as.
 
     `kept`: it has a reservation; `starved`: it waited so long that it goes before all others.
@@ -71,19 +71,20 @@ class Line:
 
     def _fairly(self, jobs: list[Waiting]) -> Iterator[Waiting]:
         queues: dict[UUID, list[Waiting]] = {}
-        for job in sorted(jobs, key=lambda job: (job.priority, -job.queue_seq)):
+        # Sorted twice, for both go by one attribute: far faster than once by a tuple, and this is every waiting job.
+        for job in sorted(sorted(jobs, key=_seq, reverse=True), key=_priority):
             queues.setdefault(job.tenant_id, []).append(job)
         shares = self._shares
         heap = [(shares.get(tenant, 0.0), queue[-1].queue_seq, tenant) for tenant, queue in queues.items()]
         heapq.heapify(heap)
         while heap:
-            share, _seq, tenant = heap[0]
-            queue = queues[tenant]
+            share, _head, tenant = heap[0]
+            queue, other = queues[tenant], min(heap[1:3], default=_LAST)
             while queue:
                 job = queue.pop()
                 yield job
                 # Only what somebody got moves tenants in the order; most jobs of a backlog get nothing.
-                if self._charged or (queue and (share, queue[-1].queue_seq, tenant) > min(heap[1:3], default=_LAST)):
+                if self._charged or (queue and (share, queue[-1].queue_seq, tenant) > other):
                     self._charged = False
                     break
             if queue:

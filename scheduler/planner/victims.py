@@ -30,7 +30,8 @@ class Victims:
 
     def __init__(self, snapshot: Snapshot, now: float, rules: Rules) -> None:
         groups: dict[UUID, list[Running]] = {}
-        for run in snapshot.running:
+        wanted = any(job.can_preempt for job in snapshot.waiting)
+        for run in snapshot.running if wanted else ():
             groups.setdefault(run.leader or run.attempt_id, []).append(run)
         ripe = [
             Victim(id, members[0].job_id, tuple(members), sum(lost_gpu_s(run, now) for run in members))

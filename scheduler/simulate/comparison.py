@@ -6,21 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from scheduler.simulate.baseline import Baseline
-from scheduler.simulate.cluster import CARDS_GB, Cluster
+from scheduler.simulate.cluster import Cluster
 from scheduler.simulate.fabric import Fabric, Ways
 from scheduler.simulate.tally import Tally
 from scheduler.simulate.trace import TraceJob
 
-POLICIES = ("fabric", "easy", "fifo")
-
 
 def fitting(jobs: Sequence[TraceJob], cluster: Cluster) -> list[TraceJob]:
     """The jobs that the empty cluster would hold, from time 0 on; no policy is asked about the others."""
-    views = cluster.views()
+    cards = [view.gpus[0].memory_bytes // 10**9 for view in cluster.views()]
+    nodes = {memory: sum(card >= memory for card in cards) for memory in {job.gpu_memory_gb for job in jobs}}
 
     def holds(job: TraceJob) -> bool:
-        nodes = sum(min((gpu.memory_bytes for gpu in v.gpus), default=0) >= job.gpu_memory_gb * 10**9 for v in views)
-        return not job.gpus or (cluster.gpus // job.gpus) * nodes >= job.gang
+        return not job.gpus or (cluster.gpus // job.gpus) * nodes[job.gpu_memory_gb] >= job.gang
 
     first = jobs[0].submit_s if jobs else 0.0
     return [replace(job, submit_s=job.submit_s - first) for job in jobs if holds(job)]
@@ -37,6 +35,3 @@ def compare(
         else:
             tallies.append(Baseline(jobs, cluster, name == "easy", say).run())
     return tallies
-
-
-__all__ = ["CARDS_GB", "POLICIES", "compare", "fitting"]

@@ -115,13 +115,15 @@ def _draw_running(draw: st.DrawFn, nodes: tuple[NodeView, ...]) -> list[Running]
 
 @st.composite
 def _waiting(draw: st.DrawFn, number: int, preempt: bool) -> Waiting:
-    cls = draw(st.sampled_from(PriorityClass))
-    need = draw(st.sampled_from([shape(0), shape(0, 4), shape(1), shape(2, 2), shape(4), shape(1, 1, BIG)]))
+    cls, tenant = draw(st.sampled_from(PriorityClass)), draw(st.integers(0, 2))
+    shapes = [shape(0), shape(0, 4), shape(1), shape(2, 2), shape(4), shape(1, 1, BIG)]
+    need, members = draw(st.sampled_from(shapes)), draw(st.sampled_from([1, 1, 1, 2, 3]))
+    can_preempt = preempt and draw(st.booleans())
+    # Jobs of one key are alike in all but age and limit.
+    key = ((tenant * 3 + cls) * 10 + shapes.index(need)) * 10 + members + 5 * can_preempt
     return waiting(
-        number, cls=cls, shape=need, key_id=draw(st.integers(1, 4)),
-        members=draw(st.sampled_from([1, 1, 1, 2, 3])), tenant_id=draw(st.sampled_from(TENANTS)),
-        tier=draw(st.sampled_from(Tier)), limit_s=draw(st.sampled_from([None, 30.0, 600.0])),
-        waiting_since=NOW - draw(st.sampled_from([1, 40, 5000])), can_preempt=preempt and draw(st.booleans()),
-        max_per_node=draw(st.sampled_from([None, None, 1])),
+        number, cls=cls, shape=need, key_id=key, members=members, tenant_id=TENANTS[tenant], can_preempt=can_preempt,
+        tier=list(Tier)[key % 4], limit_s=draw(st.sampled_from([None, 30.0, 600.0])),
+        waiting_since=NOW - draw(st.sampled_from([1, 40, 5000])), max_per_node=draw(st.sampled_from([None, None, 1])),
         avoid=draw(st.sampled_from([frozenset(), frozenset({"n0"})])),
     )  # fmt: skip
