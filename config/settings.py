@@ -257,7 +257,7 @@ class Settings:
     reserve_after_s: float = _setting(
         30.0, _duration, "A job that has waited this long and fits no free node gets a reservation."
     )
-    max_reservations: int = _setting(16, _count, "Jobs for which capacity is reserved at a time; 0: none.")
+    max_reservations: int = _setting(4, _count, "Jobs for which capacity is reserved at a time; 0: none.")
     starvation_s: float = _setting(
         3600.0, _duration, "A job of any class that has waited this long is planned as foreground; 0: never."
     )
