@@ -1,4 +1,4 @@
-"""The planner beside jobs that share GPUs: it sees slices as slices, and makes room where they stand in the way."""
+"""The planner beside jobs that share GPUs: it sees slices as slices, and what their ends free."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from app.domain.policy import Ending
 from scheduler.loading import load
 from scheduler.plan import run_plan
 from tests.factories import BEST_EFFORT, FOREGROUND, Fabric, gpu, job, make_fabric, share
@@ -35,19 +34,19 @@ def test_a_snapshot_tells_slices_from_whole_gpus(fabric: Fabric) -> None:
     assert [one.shape.gpu_shared for one in seen.waiting] == [True]
 
 
-def test_slices_make_room_for_a_job_that_may_have_their_gpu_to_itself(fabric: Fabric) -> None:
+def test_no_slice_is_stopped_in_vain_for_a_job_that_needs_the_whole_gpu(fabric: Fabric) -> None:
+    """The end of one slice frees no GPU: the job gets it when the last slice has ended."""
     low = fabric.add_tenant(tier="low")
     high = fabric.add_tenant(tier="critical", can_preempt_others=True)
     node = fabric.add_node(gpus=[replace(gpu(1), sharing=True)])
     fabric.submit(*[job(priority_class=BEST_EFFORT, resources=SLICE) for _ in range(2)], tenant=low)
     held = [fabric.run(node), fabric.run(node)]
     urgent = fabric.submit(job(priority_class=FOREGROUND, resources=share(gpus=1)), tenant=high)[0]
-    for _ in range(4):
+    for one in held:
         fabric.sql("DELETE FROM task_run")
         run_plan(fabric.db, fabric.settings)
-        for one in [one for one in held if fabric.row(one.job_id).stop_cause]:
-            held.remove(one)
-            fabric.finish(one, Ending(signal=15, stopped=True))
-    assert held == []
-    assert fabric.row(urgent).state == 1 or fabric.claim_one(node).job_id == urgent
+        assert fabric.row(one.job_id).stop_cause is None
+        assert fabric.claim(node) == []
+        fabric.finish(one)
+    assert fabric.claim_one(node).job_id == urgent
     assert fabric.attempts(urgent)[0].gpu_uuids == ["GPU-1"]
