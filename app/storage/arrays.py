@@ -124,7 +124,8 @@ def expand(tx: Tx, array_id: UUID, ids: Sequence[UUID], again: bool) -> int:
             INSERT INTO job_spec (job_id, {_SPEC_NAMES})
             SELECT id, {_SPEC_NAMES.replace("environment", _ENVIRONMENT)} FROM asked
         )
-        UPDATE job_array a SET unmade = a.unmade - cardinality(%(indexes)s::integer[]), again = a.again - %(replaced)s,
+        UPDATE job_array a SET unmade = a.unmade - cardinality(%(indexes)s::integer[]),
+            again = LEAST(a.again - %(replaced)s, a.unmade - cardinality(%(indexes)s::integer[])),
             pending = a.pending + cardinality(%(indexes)s::integer[]),
             todo = a.todo - (SELECT range_agg(int4range(i, i + 1)) FROM unnest(%(indexes)s::integer[]) i)
         WHERE a.id = %(id)s""",
@@ -184,7 +185,8 @@ def skip(tx: Tx, array_id: UUID, ranges: str, by: str, reason: str | None) -> in
                         SELECT count(*) FROM job, gone WHERE array_id = %(id)s AND state = 5 AND replaced_by IS NULL
                             AND r @> array_index) END::integer AS again
             )
-            UPDATE job_array a SET todo = a.todo - gone.r, unmade = a.unmade - n.asked, again = a.again - n.again,
+            UPDATE job_array a SET todo = a.todo - gone.r, unmade = a.unmade - n.asked,
+                again = LEAST(a.again - n.again, a.unmade - n.asked),
                 skipped = a.skipped + n.asked - n.again, stop_by = %(by)s, stop_reason = %(reason)s
             FROM gone, n WHERE a.id = %(id)s RETURNING n.asked""",
             {"id": array_id, "ranges": ranges, "by": by, "reason": reason},

@@ -218,6 +218,21 @@ def test_a_retry_is_made_in_windows_too_and_can_be_taken_back(fabric: Fabric, no
     assert_sound(fabric, array_id)
 
 
+def test_a_failed_job_that_was_forgotten_meanwhile_runs_again_all_the_same(fabric: Fabric, node: Node) -> None:
+    with_window(fabric, 1)
+    array_id = submit_an_array(fabric, 3)
+    while taken := fabric.claim(node):
+        fabric.finish(taken[0], FAILED)
+        tick(fabric)
+    assert retry(fabric, array_id) == 3
+    fabric.sql("DELETE FROM job WHERE array_index = 2")
+    while taken := fabric.claim(node):
+        fabric.finish(taken[0])
+        tick(fabric)
+    assert look(fabric, array_id).finished_at is not None
+    assert fabric.value("SELECT count(*) FROM job WHERE state = 4") == 3
+
+
 def test_jobs_are_listed_by_index_with_exact_totals(fabric: Fabric, node: Node) -> None:
     with_window(fabric, 7)
     array_id = submit_an_array(fabric, 30)
