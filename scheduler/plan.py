@@ -40,14 +40,16 @@ def run_plan(db: Database, settings: Settings) -> Pass:
 
     def work(tx: Tx, done: Pass) -> None:
         before = upkeep.last_detail(tx, "plan")
-        since = upkeep.since_run(tx, "plan")
+        now = float(tx.value("SELECT extract(epoch FROM clock_timestamp())"))
         began = time.monotonic()
-        if since is not None and since < float(before.get("took_s", 0.0)) * (1 / PART_OF_TIME - 1):
+        # Since the last cycle, not since the last look: a look that finds it too early is a run of the task, too.
+        if 0 <= now - float(before.get("at", 0.0)) < float(before.get("took_s", 0.0)) * (1 / PART_OF_TIME - 1):
             done.detail |= before
             return
         # The lock's transaction only waits meanwhile; all work is done in short ones beside it.
         cycle(db, settings, done)
-        done.detail["took_s"] = round(time.monotonic() - began, 4)
+        took_s = time.monotonic() - began
+        done.detail |= {"took_s": round(took_s, 4), "at": now + took_s}
 
     return run_task(db, "plan", work)
 
@@ -91,12 +93,14 @@ def _apply(db: Database, settings: Settings, loaded: Loaded, decided: Plan, last
     for one in decided.preemptions:
         if one.victim_job in kept.preempted:
             log.info("job %s %s (job %s)", one.victim_job, one.why, one.for_job)
+    # What is reserved now is what this plan reserved, for jobs that come before and after those that it places.
+    planned_with = frozenset(one.job_id for one in decided.reservations)
     refused: dict[UUID, str] = {}
     placed = 0
     for placement in decided.placements:
         if time.monotonic() - began > APPLY_S:
             break
-        answer = _place(db, settings, loaded, placement)
+        answer = _place(db, settings, loaded, placement, planned_with)
         if answer is None:
             continue
         wake |= answer[0]
@@ -108,13 +112,15 @@ def _apply(db: Database, settings: Settings, loaded: Loaded, decided: Plan, last
     note(db, list(_told(loaded, decided, refused)))
 
 
-def _place(db: Database, settings: Settings, loaded: Loaded, placement: Placement) -> tuple[frozenset[str], str] | None:
+def _place(
+    db: Database, settings: Settings, loaded: Loaded, placement: Placement, planned_with: frozenset[UUID]
+) -> tuple[frozenset[str], str] | None:
     """The nodes that have something to fetch, or why not; None when nobody knows."""
     spots = [Spot(seat.node_id, tuple(seat.gpu_uuids)) for seat in placement.members]
     job = next(job for job in loaded.snapshot.waiting if job.job_id == placement.job_id)
     counts_as = PriorityClass.FOREGROUND if placement.why == "starved" else job.priority_class
     try:
-        answer = place(db, placement.job_id, spots, counts_as, settings.lease_s)
+        answer = place(db, placement.job_id, spots, counts_as, settings.lease_s, planned_with)
     except Unavailable:
         raise
     except Exception:

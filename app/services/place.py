@@ -34,18 +34,34 @@ class Placed:
     refusal: str = ""
 
 
-def place(db: Database, job_id: UUID, spots: Sequence[Spot], counts_as: PriorityClass, lease_s: float) -> Placed:
+def place(
+    db: Database,
+    job_id: UUID,
+    spots: Sequence[Spot],
+    counts_as: PriorityClass,
+    lease_s: float,
+    planned_with: frozenset[UUID] = frozenset(),
+) -> Placed:
     """Starts a waiting job with member i on `spots[i]`, if everything that was planned is still so.
 
     Node, GPUs, reservations of others (those that `counts_as` must leave alone), quota and the job itself are read
     again under their locks; all members get their place or none does. Each node finds its members at its next claim;
     what no node fetched in time goes back when its lease ends. Raises Unavailable: then it may have happened.
+
+    `planned_with`: jobs whose reservations belong to the same plan and may stand behind this job: they do not bar it.
     """
     with db.transaction("place") as tx:
-        return place_in(tx, job_id, spots, counts_as, lease_s)
+        return place_in(tx, job_id, spots, counts_as, lease_s, planned_with)
 
 
-def place_in(tx: Tx, job_id: UUID, spots: Sequence[Spot], counts_as: PriorityClass, lease_s: float) -> Placed:
+def place_in(
+    tx: Tx,
+    job_id: UUID,
+    spots: Sequence[Spot],
+    counts_as: PriorityClass,
+    lease_s: float,
+    planned_with: frozenset[UUID] = frozenset(),
+) -> Placed:
     """`place` inside the caller's transaction, which must hold no lock on jobs or tenants."""
     nodes = {name: claims.lock_node(tx, name) for name in sorted({spot.node_id for spot in spots})}
     away = [name for name, node in nodes.items() if node is None or node.state != "ready" or node.kind != "agent"]
@@ -63,7 +79,7 @@ def place_in(tx: Tx, job_id: UUID, spots: Sequence[Spot], counts_as: PriorityCla
     shape = Resources(job.cpus_milli, job.memory_bytes, job.gpus, job.gpu_memory_bytes, job.gpu_model, job.gpu_shared)
     if not room.holds(shape, len(spots)):
         return Placed(refusal="its tenant's quota is used up")
-    seats = _Seats(tx, job, shape, counts_as)
+    seats = _Seats(tx, job, shape, counts_as, planned_with)
     for spot in spots:
         refusal = seats.take(nodes[spot.node_id], spot)
         if refusal:
@@ -85,7 +101,10 @@ def _room(tx: Tx, tenant: UUID) -> Room | str:
 class _Seats:
     """The members of one job as they take their seats, on nodes whose room shrinks with each."""
 
-    def __init__(self, tx: Tx, job: Row, shape: Resources, counts_as: PriorityClass) -> None:
+    def __init__(
+        self, tx: Tx, job: Row, shape: Resources, counts_as: PriorityClass, planned_with: frozenset[UUID]
+    ) -> None:
+        self._planned_with = planned_with
         self._tx, self._job, self._shape = tx, job, shape
         self._class = counts_as
         self._ends_in_s = None if job.time_limit_s is None else job.time_limit_s + job.grace_s
@@ -98,7 +117,8 @@ class _Seats:
             return f"node {node.id} has no runner {self._job.runner}"
         free = self._free.get(node.id)
         if free is None:
-            others = against(held_of(node.reserved), self._class, self._job.id, self._ends_in_s)
+            held = [one for one in held_of(node.reserved) if one.job_id not in self._planned_with]
+            others = against(held, self._class, self._job.id, self._ends_in_s)
             free = beside(free_of(node), others)
         given = tuple(gpu for gpu in free.gpus if gpu.uuid in spot.gpu_uuids and gpu.suits(self._shape))
         if len(given) != self._shape.gpus or len(spot.gpu_uuids) != self._shape.gpus:

@@ -1,4 +1,4 @@
-"""Gangs on a real database: members start together or not at all, end by themselves, and their job ends with the last."""
+"""Gangs on a real database: members start together or not at all and end by themselves; the job ends with the last."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from app.services.gangs import gates, miss_barrier
 from app.services.nodes import Orphan
 from app.services.report import Answer, finish
 from app.services.stop import request_stop
+from scheduler.plan import run_plan
 from tests.factories import Fabric, at_once, finished, gpu, in_thread, raw, share, until
 from tests.gangs import assemble, assemble_again, gang_node, leader_of, place_on, prepare
 
@@ -62,6 +63,31 @@ class TestPlacing:
         few = fabric.add_tenant(quota_jobs=2)
         with pytest.raises(QuotaExceeded):
             fabric.submit_one(few, members=3)
+
+
+class TestPlans:
+    def test_start_the_first_of_two_gangs_and_keep_room_for_the_second_behind_it(self, fabric: Fabric) -> None:
+        for name, numbers in (("a", (1, 2)), ("b", (3, 4))):
+            gang_node(fabric, name, [gpu(n) for n in numbers], slots=2)
+        big = fabric.submit_one(members=4, resources=share(gpus=1))
+        small = fabric.submit_one(members=2, resources=share(gpus=1))
+        assert run_plan(fabric.db, fabric.settings).detail["placed"] == 1
+        assert (fabric.state(big), fabric.state(small)) == (JobState.STARTING, JobState.PENDING)
+        assert fabric.value("SELECT count(*) FROM reservation WHERE job_id = %s", small) == 2
+        fabric.assert_in_order()
+
+    def test_are_made_again_after_a_slow_one_though_the_task_looks_in_often(self, fabric: Fabric) -> None:
+        run_plan(fabric.db, fabric.settings)
+        fabric.sql("""UPDATE task_run SET detail = detail || '{"took_s": 0.1}' WHERE name = 'plan'""")
+        gang_node(fabric, "a")
+        job_id = fabric.submit_one(members=2)
+
+        def starts() -> bool:
+            run_plan(fabric.db, fabric.settings)
+            return fabric.state(job_id) == JobState.STARTING
+
+        assert not starts(), "a slow planner rests"
+        until(starts, 30)
 
 
 class TestTheBarrier:
