@@ -66,10 +66,10 @@ def hold_parents(tx: Tx, tenant_id: UUID, requests: Sequence[JobRequest]) -> Hel
     wanted = sorted({one.parent for request in requests for one in request.after})
     if not wanted:
         return None
-    rows: list[tuple[Row, bool]] = [(row, True) for row in stored.lock_arrays(tx, wanted)]
+    rows: list[tuple[Row, bool]] = [(row, True) for row in stored.lock_arrays(tx, wanted, tenant_id)]
     rest = sorted(set(wanted) - {row.id for row, _is_array in rows})
-    rows += [(row, False) for row in stored.lock_jobs(tx, rest)] if rest else []
-    known = {row.id for row, _is_array in rows if row.tenant_id == tenant_id}
+    rows += [(row, False) for row in stored.lock_jobs(tx, rest, tenant_id)] if rest else []
+    known = {row.id for row, _is_array in rows}
     many = len(requests) > 1
     problems = [
         FieldProblem(f"depends_on[{place}].job", f"there is no job and no array {one.parent}", index if many else None)

@@ -8,30 +8,30 @@ from uuid import UUID
 from app.storage.database import Row, Tx
 
 
-def lock_arrays(tx: Tx, ids: Sequence[UUID]) -> Sequence[Row]:
-    """Those of `ids` that are arrays, held so that none ends before this transaction: id, tenant_id, ended, completed.
+def lock_arrays(tx: Tx, ids: Sequence[UUID], tenant_id: UUID | None = None) -> Sequence[Row]:
+    """Those of `ids` that are arrays (of a tenant), held so that none ends before this transaction does.
 
-    Arrays are locked before jobs, each in the order of their ids.
+    Rows: id, ended, completed. Arrays are locked before jobs, each in the order of their ids.
     """
     return tx.rows(
-        """SELECT id, tenant_id, finished_at IS NOT NULL AS ended, completed = size AS completed FROM job_array
-        WHERE id = ANY(%(ids)s) ORDER BY id FOR SHARE""",
-        {"ids": list(ids)},
+        """SELECT id, finished_at IS NOT NULL AS ended, completed = size AS completed FROM job_array
+        WHERE id = ANY(%(ids)s) AND (%(tenant)s::uuid IS NULL OR tenant_id = %(tenant)s) ORDER BY id FOR SHARE""",
+        {"ids": list(ids), "tenant": tenant_id},
     )
 
 
-def lock_jobs(tx: Tx, ids: Sequence[UUID]) -> Sequence[Row]:
-    """Those of `ids` that are jobs, held so that none ends before this transaction; their ends are told from now on.
+def lock_jobs(tx: Tx, ids: Sequence[UUID], tenant_id: UUID) -> Sequence[Row]:
+    """Those of `ids` that are the tenant's jobs, held so that none ends before this transaction does.
 
-    Rows as `lock_arrays` gives them.
+    Their ends are told from now on. Rows as `lock_arrays` gives them.
     """
-    params = {"ids": list(ids)}
+    params = {"ids": list(ids), "tenant": tenant_id}
     # A mark is never taken back, so that this look needs no lock; whoever sets one must not have begun with a weaker
     # lock, for two such would wait for each other.
     marked = tx.value("SELECT COALESCE(bool_and(awaited OR state > 3), true) FROM job WHERE id = ANY(%(ids)s)", params)
     rows = tx.rows(
-        f"""SELECT id, tenant_id, state > 3 AS ended, state = 4 AS completed, awaited FROM job
-        WHERE id = ANY(%(ids)s) ORDER BY id FOR {"SHARE" if marked else "NO KEY UPDATE"}""",
+        f"""SELECT id, state > 3 AS ended, state = 4 AS completed, awaited FROM job
+        WHERE id = ANY(%(ids)s) AND tenant_id = %(tenant)s ORDER BY id FOR {"SHARE" if marked else "NO KEY UPDATE"}""",
         params,
     )
     new = [row.id for row in rows if not row.ended and not row.awaited]
