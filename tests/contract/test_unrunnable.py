@@ -1,4 +1,4 @@
-"""Jobs that no registered node could ever run, as each contract refuses or shows them, and as Prometheus counts them."""
+"""Jobs that no registered node could ever run: how each contract refuses or shows them, and Prometheus counts them."""
 
 from __future__ import annotations
 

@@ -108,9 +108,7 @@ class TestARendezvous:
         assert outcomes(site.fabric, job_id) == ["cancelled", "cancelled"]
         assert site.fabric.row(job_id).attempt == 1
 
-    def test_broken_by_one_member_ends_for_all_with_its_code(
-        self, site: Site, hosts: dict[str, ProcessRunner]
-    ) -> None:
+    def test_broken_by_one_member_ends_for_all_with_its_code(self, site: Site, hosts: dict[str, ProcessRunner]) -> None:
         two_agents(site, hosts)
         (job_id,) = site.fabric.submit(rendezvous(2, environment={"THEN": "fail of rank 1"}))
         place_on(site.fabric, job_id, "a", "b")

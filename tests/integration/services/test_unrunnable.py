@@ -84,7 +84,7 @@ def test_a_node_that_is_away_may_come_back(fabric: Fabric, state: str) -> None:
 def test_refused_where_the_setting_says_so(fabric: Fabric, asked: dict[str, Any]) -> None:
     gpus = [] if asked.get("resources") == share(1, 64, gpus=1) else [gpu(0), gpu(1)]
     fabric.add_node("host", gpus=gpus)
-    with pytest.raises(Unrunnable, match="No registered node could ever run this job. ") as refused:
+    with pytest.raises(Unrunnable, match=r"No registered node could ever run this job\. ") as refused:
         refusing(fabric).submit(job(**asked))
     assert [(one.field, one.index) for one in refused.value.problems] == [("resources", None)]
     assert fabric.value("SELECT count(*) FROM job") == 0
@@ -121,7 +121,7 @@ def test_all_members_of_a_gang_must_have_room(fabric: Fabric) -> None:
     for name in ("a", "b"):
         fabric.add_node(name, cpus=4, runners=("process", "gang-process"))
     refusing(fabric).submit(job(members=4, resources=share(2, 64)))
-    with pytest.raises(Unrunnable, match="5 members that each ask .* all registered nodes together have room for 4"):
+    with pytest.raises(Unrunnable, match=r"5 members that each ask .* all registered nodes together have room for 4"):
         refusing(fabric).submit(job(members=5, resources=share(2, 64)))
 
 
