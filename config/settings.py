@@ -149,7 +149,9 @@ def _unix_socket(text: str) -> str:
     return text
 
 
-_OF_JOBS = frozenset({"CFAB_CONFIG", "CFAB_ARRAY_ID", "CFAB_ARRAY_INDEX", "CFAB_ARRAY_COUNT"})
+_OF_JOBS = frozenset(
+    {"CFAB_CONFIG", "CFAB_PREEMPTIBLE", "CFAB_CHECKPOINT", "CFAB_ARRAY_ID", "CFAB_ARRAY_INDEX", "CFAB_ARRAY_COUNT"}
+)
 """Variables that jobs have: a program that reads settings may be run by one."""
 
 

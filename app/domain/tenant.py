@@ -186,6 +186,11 @@ def effective(tier: Tier, asked_class: PriorityClass, asked_priority: int | None
     return max(asked_class, most_class), priority if most is None else min(priority, most)
 
 
+def may_opt_out(tenant: Tenant) -> bool:
+    """Whether a job of the tenant may say that it never makes room for others: in high tiers, or where none does."""
+    return not tenant.allow_preemption or tenant.tier in {Tier.HIGH, Tier.CRITICAL}
+
+
 def charge_of(need: Resources, count: int = 1) -> Usage:
     """What `count` allocations of `need` add to their tenant's usage."""
     gpu_memory = need.gpus * need.gpu_memory_bytes

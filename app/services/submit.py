@@ -16,7 +16,7 @@ from app.domain.identity import uuid7
 from app.domain.job import JobRequest, Submitted
 from app.domain.resources import MIB, Resources
 from app.domain.states import Reason
-from app.domain.tenant import Quota, Tenant, amount, effective, excess, reserved
+from app.domain.tenant import Quota, Tenant, amount, effective, excess, may_opt_out, reserved
 from app.services.arrays import ArrayView, make_array
 from app.services.dependencies import hold_parents
 from app.services.idempotency import IdempotencyKey as IdempotencyKey
@@ -170,6 +170,7 @@ def _insert_as(
 
     Those at the places `waiting` wait for other jobs.
     """
+    _check_preemptible(tenant, requests)
     shares = _admitted(settings, tenant, requests)
     shapes = [_shape(tenant, request, share) for request, share in zip(requests, shares, strict=True)]
     refuse(tx, settings, shapes)
@@ -206,6 +207,17 @@ def _active(tx: Tx, tenant_id: UUID) -> Tenant:
         message = f"Tenant {row.name} is inactive: it can submit nothing until an admin activates it again."
         raise Refused(message, tenant=row.name)
     return of_row(row)
+
+
+def _check_preemptible(tenant: Tenant, requests: Sequence[JobRequest]) -> None:
+    """Raises Refused for a job that will not make room for others though its tenant's tier is too low for that."""
+    if any(one.preemptible is False for one in requests) and not may_opt_out(tenant):
+        raise Refused(
+            f"A job of tier {tenant.tier} cannot be exempt from preemption (preemptible: false); tiers high and"
+            " critical can, or an admin changes allow_preemption of the tenant.",
+            tenant=tenant.name,
+            field="preemptible",
+        )
 
 
 def _admitted(settings: Settings, tenant: Tenant, requests: Sequence[JobRequest]) -> list[Resources]:

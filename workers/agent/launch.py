@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from app.domain.gang import RUNNER_PREFIX
 from app.domain.job import Assignment
 from config.settings import Settings
+from workers.agent.checkpoints import CHECKPOINT
 from workers.agent.confinement import Confinement
 from workers.containers.recipe import FILES, WORK
 from workers.runners.base import RunSpec
@@ -48,6 +49,7 @@ def run_spec(
     if one.config is not None:
         files[CONFIG] = json.dumps(one.config, separators=(",", ":"))
         env["CFAB_CONFIG"] = f"{files_dir}/{CONFIG}"
+    env["CFAB_CHECKPOINT"] = f"{work_dir}/{CHECKPOINT}"
     limited = one.hard_limits
     return RunSpec(
         attempt_id=str(one.attempt_id),
@@ -81,6 +83,7 @@ def container_spec(one: Assignment, slot: int, deadline: float, settings: Settin
     if one.config is not None:
         files[CONFIG] = json.dumps(one.config, separators=(",", ":"))
         env["CFAB_CONFIG"] = f"{FILES}/{CONFIG}"
+    env["CFAB_CHECKPOINT"] = f"{WORK}/{CHECKPOINT}"
     given = bool(one.command) or one.script is not None
     limited = one.hard_limits
     return ContainerSpec(
@@ -123,6 +126,7 @@ def _fabric_env(one: Assignment) -> dict[str, str]:
     return {
         "CFAB_JOB_ID": str(one.job_id),
         "CFAB_ATTEMPT": str(one.attempt),
+        "CFAB_PREEMPTIBLE": "1" if one.preemptible else "0",
         "CFAB_GPUS": ",".join(one.gpu_uuids),
         "CUDA_VISIBLE_DEVICES": ",".join(one.gpu_uuids),
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",

@@ -11,8 +11,10 @@ from typing import Protocol
 from uuid import UUID
 
 from app.domain.errors import FabricError
+from app.services import checkpoints
 from app.services.samples import Measured, store
 from app.storage.database import Database
+from workers.agent.checkpoints import Checkpoints
 from workers.agent.overuse import Overuse
 from workers.agent.registry import Entry, Registry
 from workers.runners.base import Runner, RunnerError, Sample
@@ -45,6 +47,8 @@ class _Last:
 class Sampler:
     """Measures running attempts every `every_s` in one thread. A sample that cannot be stored is dropped.
 
+    It looks for their checkpoints in the same turn.
+
     Peaks are kept in the registry's entries and go into the attempt's record, also when their sample was dropped.
     """
 
@@ -59,6 +63,7 @@ class Sampler:
         self._overuse = overuse
         self._tick_s = min(every_s, FIRST_S)
         self._last: dict[UUID, _Last] = {}
+        self._checkpoints = Checkpoints(runner)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
 
@@ -88,6 +93,7 @@ class Sampler:
         due = {str(key): entry for key, entry in entries.items() if self._due(entry)}
         if not due:
             return
+        checkpoints.store(self._db, self._checkpoints.news(entries))
         taken = self._runner.samples(due.keys())
         store(self._db, [self._measured(due[one.attempt_id], one) for one in taken if one.attempt_id in due])
 

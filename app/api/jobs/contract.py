@@ -6,6 +6,7 @@ from app.api.contract import Contract
 from app.api.jobs import (
     admin_routes,
     array_routes,
+    checkpoint_routes,
     control_routes,
     event_routes,
     executor_routes,
@@ -22,7 +23,7 @@ from app.api.jobs.schemas import ErrorShown
 from app.api.jobs.translate import JobsErrorForm
 
 ROUTES = (routes, executor_routes, admin_routes, log_routes, event_routes, tenant_routes, explain_routes, sample_routes,
-          node_routes, image_routes, control_routes,
+          node_routes, image_routes, control_routes, checkpoint_routes,
           array_routes)  # fmt: skip
 """The modules that add the contract's routes to its blueprint when they are imported."""
 

@@ -66,6 +66,7 @@ class JobAsked(StrictSchema):
     gang = fields.Nested(GangAsked)
     timeout_seconds = Number(0, YEAR_S, above=True, metadata={"description": "Run time limit; none when absent."})
     grace_seconds = Number(0, 3600, metadata={"description": "Seconds from SIGTERM to SIGKILL."})
+    preemptible = Flag(metadata={"description": "Whether it may be stopped for others; absent: as its tenant's jobs."})
     max_retries = Whole(0, 100, load_default=0, metadata={"description": "Failures after which to run it again."})
     hold = Flag(load_default=False, metadata={"description": "It waits until it is released."})
     backoff_seconds = Number(
@@ -344,6 +345,7 @@ class JobShown(ma.Schema):
     stderr_truncated = fields.Boolean()
     script = fields.String(allow_none=True)
     resources = fields.Dict(allow_none=True)
+    preemptible = fields.Boolean(allow_none=True, metadata={"description": "null: as its tenant's jobs."})
     timeout_seconds = fields.Float(allow_none=True)
     grace_seconds = fields.Float()
     gang = fields.Dict(allow_none=True, metadata={"description": "How many members it has, if more than one."})

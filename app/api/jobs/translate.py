@@ -35,7 +35,7 @@ OUTPUT_CAP = 2**20
 """Bytes of each stream that a job shows."""
 
 _STATUS_OF_WORD = {state.word: word for state, word in STATUS.items()}
-_KEPT = ("resources", "timeout_seconds", "grace_seconds", "backoff_seconds")
+_KEPT = ("resources", "preemptible", "timeout_seconds", "grace_seconds", "backoff_seconds")
 
 
 class JobsErrorForm:
@@ -88,6 +88,7 @@ def job_request(asked: Mapping[str, Any], settings: Settings) -> JobRequest:
         resources=_resources(asked["resources"], settings) if "resources" in asked else None,
         time_limit_s=asked.get("timeout_seconds"),
         grace_s=asked.get("grace_seconds"),
+        preemptible=asked.get("preemptible"),
         max_retries=asked["max_retries"],
         backoff_s=asked["backoff_seconds"],
         members=asked["gang"]["members"] if "gang" in asked else 1,
@@ -195,6 +196,7 @@ def detailed(detail: JobDetail, queue_position: int = 0) -> dict[str, Any]:
         "stderr_truncated": _truncated(detail, detail.stderr, detail.stderr_truncated),
         "script": spec.script,
         "resources": own.get("resources", _resources_shown(spec.resources)),
+        "preemptible": own.get("preemptible"),
         "timeout_seconds": own.get("timeout_seconds", spec.time_limit_s),
         "grace_seconds": own.get("grace_seconds", spec.grace_s),
         "max_retries": spec.max_retries,
