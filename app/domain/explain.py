@@ -46,6 +46,8 @@ class Code(StrEnum):
     EXCLUDED = "excluded"
     GANG_TOO_BIG = "gang_too_big"
     GANG_ROOM = "gang_room"
+    RESERVED = "reserved"
+    KEPT = "kept"
     BUSY = "busy"
     BEHIND_OTHERS = "behind_others"
     STARTS_NOW = "starts_now"

@@ -34,6 +34,7 @@ from app.domain.tenant import Quota, Usage
 from app.domain.whereabouts import JobNow, job_cause
 from app.services.arrays import turn_cause
 from app.services.claim import breadth, first_view
+from app.services.kept import Kept, kept_causes
 from app.services.parents import waiting_cause
 from app.services.queue import Position, position_in
 from app.services.views import JobView, view_of
@@ -104,20 +105,23 @@ def _explain(tx: Tx, settings: Settings, row: Row) -> Explanation:
     if own is not None:
         return replace(told, causes=(_named(tx, row, own),))
     held = stored.held_before(tx, row.id) if row.attempt else set()
-    nodes = [_node(n, held, settings.lease_s) for n in stored.nodes_now(tx, ask.need.gpus > 0, EXTERNAL_S)]
+    kept = Kept(stored.reserved(tx), PriorityClass(key._mapping["class"]), row.id)
+    bare = [_node(n, held, settings.lease_s) for n in stored.nodes_now(tx, ask.need.gpus > 0, EXTERNAL_S)]
+    nodes = [kept.beside(node) for node in bare]
     ahead = stored.jobs_before(tx, key.id, key.low_water, row.queue_seq, COUNTED)
     order = nearest(nodes, ask)
     ready = [node for node, fit in order if fit == Fit.FITS][:TURNS]
     if ready and not ask.need.gpus:
         # A job that needs no GPU may stand behind one that does, so these nodes count with theirs.
         names = [node.id for node in ready]
-        whole = {n.id: _node(n, held, settings.lease_s) for n in stored.nodes_now(tx, True, EXTERNAL_S, names)}
+        found = stored.nodes_now(tx, True, EXTERNAL_S, names)
+        whole = {n.id: kept.beside(_node(n, held, settings.lease_s)) for n in found}
         ready = [whole[name] for name in names if name in whole]
     blocked = quota_causes(tenant, ask.need, key.members)
     if key.members > 1:
         return _explain_gang(tx, told, row, key, order, blocked)
     turns = [] if blocked else [_turn(tx, node, _summary(key, row), ahead) for node in ready]
-    causes = list(blocked)
+    causes = list(blocked) + kept_causes(stored.planned(tx, row.id), bare, nodes, ask)
     if not (blocked and ready):
         causes += node_causes(order, ask, turns, ahead)
     at = queue_row(tx, row.id)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
 from app.storage.database import Row, Tx
@@ -71,6 +72,19 @@ def planners_note(tx: Tx, job_id: UUID) -> str | None:
     """What the planner said when it last placed a job nowhere."""
     note: str | None = tx.value("SELECT message FROM plan_note WHERE job_id = %(id)s", {"id": job_id})
     return note
+
+
+def planned(tx: Tx, job_id: UUID) -> Row | None:
+    """What the planner noted of a job: reason, message, numbers."""
+    return tx.row("SELECT reason, message, numbers FROM plan_note WHERE job_id = %(id)s", {"id": job_id})
+
+
+def reserved(tx: Tx) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    """The reservations that count, by node."""
+    rows = tx.rows(
+        """SELECT node_id, reservations_on(node_id) AS reserved FROM (SELECT DISTINCT node_id FROM reservation) r"""
+    )
+    return {row.node_id: row.reserved for row in rows if row.reserved}
 
 
 def held_before(tx: Tx, job_id: UUID) -> set[str]:
