@@ -77,7 +77,7 @@ class Fabric:
     def run(self) -> Tally:
         """Runs until every job is done."""
         at, told = 0, 0
-        while at < len(self._jobs) or self._ends:
+        while at < len(self._jobs) or self._ends or self._backlog.count:
             submit = self._jobs[at].submit_s if at < len(self._jobs) else math.inf
             end = self._ends[0][0] if self._ends else math.inf
             cycle = max(self._next_plan, self._now) if self._backlog.count else math.inf

@@ -18,7 +18,7 @@ from scheduler.planner.host import Host
 from scheduler.planner.hosts import Hosts
 from scheduler.planner.line import Line
 from tests.unit.scheduler.planner import properties
-from tests.unit.scheduler.planner.worlds import NOW, snapshots
+from tests.unit.scheduler.planner.worlds import NOW, running, snapshots
 
 SLOW = [
     HealthCheck.too_slow,
@@ -36,9 +36,15 @@ def _urgent(snapshot: Snapshot, members: int | None = 1) -> Snapshot:
         snapshot.waiting[0], can_preempt=True, tier=Tier.CRITICAL, priority_class=PriorityClass.FOREGROUND,
         priority=5000, members=members or snapshot.waiting[0].members,
     )  # fmt: skip
-    live = (replace(run, preemptible=True, started_at=(run.started_at or NOW) - 70) for run in snapshot.running)
+    live = [replace(run, preemptible=True, started_at=(run.started_at or NOW) - 70) for run in snapshot.running]
+    held = {uuid for run in live for uuid in run.gpu_uuids}
+    # Somebody who may not be preempted holds all that is free: room comes from victims alone.
+    for number, at in enumerate(snapshot.nodes):
+        free = tuple(gpu.uuid for gpu in at.gpus if gpu.uuid not in held)
+        live.append(running(100 + number, at.id, free, limit_s=None))
+    nodes = tuple(replace(at, slots=at.slots + 1, cpus_milli=at.cpus_milli + 1000) for at in snapshot.nodes)
     tenants = {tenant: TenantView() for tenant in snapshot.tenants}
-    return replace(snapshot, waiting=(job,), running=tuple(live), reserved=(), tenants=tenants)
+    return replace(snapshot, nodes=nodes, waiting=(job,), running=tuple(live), reserved=(), tenants=tenants)
 
 
 PREEMPTING = LONE.map(_urgent)
