@@ -254,6 +254,9 @@ class Settings:
         _duration,
         "How long a node leaves a GPU job to a node that it fills better, so that hosts stay whole; 0: no.",
     )
+    retry_elsewhere_s: float = _setting(
+        5.0, _duration, "How long a node leaves a job that failed there to others that could run it; 0: no."
+    )
     tick_s: float = _setting(1.0, _seconds, "How often the scheduler promotes, reaps and sweeps.")
     plan_s: float = _setting(1.0, _seconds, "How often the scheduler plans jobs of several members and reservations.")
     reserve_after_s: float = _setting(

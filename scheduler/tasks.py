@@ -33,7 +33,7 @@ def make_tasks(db: Database, settings: Settings) -> dict[str, Task]:
         for task in (
             Task("reap", tick, lambda: recover.reap(db, settings)),
             Task("drain", tick, lambda: recover.end_drains(db)),
-            Task("promote", tick, lambda: recover.promote(db)),
+            Task("promote", tick, lambda: recover.promote(db, settings.retry_elsewhere_s)),
             Task("release", tick, lambda: dependencies.release(db, settings)),
             Task("arrays", tick, lambda: arrays.advance(db, settings)),
             Task("plan", settings.plan_s, lambda: run_plan(db, settings)),

@@ -189,7 +189,7 @@ class _Draw:
     ) -> list[tuple[KeySummary, Row]]:
         who = self._claimer
         return candidates(
-            self._tx, cls, self._free, who.runners, who.external, _shy(who), self._drained,
+            self._tx, cls, self._free, who.runners, who.external, who.node_id, _shy(who), self._drained,
             self._per_tenant, size, after, upto,
         )  # fmt: skip
 

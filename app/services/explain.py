@@ -38,7 +38,7 @@ from app.services.kept import Kept, kept_causes
 from app.services.parents import waiting_cause
 from app.services.queue import Position, position_in
 from app.services.views import JobView, view_of
-from app.storage import claims, events
+from app.storage import claims, elsewhere, events
 from app.storage import explain as stored
 from app.storage.database import Database, Row, Tx
 from app.storage.keys import candidates
@@ -106,7 +106,9 @@ def _explain(tx: Tx, settings: Settings, row: Row) -> Explanation:
         return replace(told, causes=(_named(tx, row, own),))
     held = stored.held_before(tx, row.id) if row.attempt else set()
     kept = Kept(stored.reserved(tx), PriorityClass(key._mapping["class"]), row.id)
-    bare = [_node(n, held, settings.lease_s) for n in stored.nodes_now(tx, ask.need.gpus > 0, EXTERNAL_S)]
+    away = elsewhere.nodes_kept_from(tx, row.id) if row.attempt else set()
+    seen = stored.nodes_now(tx, ask.need.gpus > 0, EXTERNAL_S)
+    bare = [_node(n, held, settings.lease_s) for n in seen if n.id not in away]
     nodes = [kept.beside(node) for node in bare]
     ahead = stored.jobs_before(tx, key.id, key.low_water, row.queue_seq, COUNTED)
     order = nearest(nodes, ask)
@@ -199,7 +201,7 @@ def _turn(tx: Tx, node: NodeNow, key: KeySummary, position: int) -> Turn:
         found
         for cls in PriorityClass
         if cls <= key.priority_class
-        for found in candidates(tx, cls, node.free, sorted(node.runners), node.external, shy, (), *looks)
+        for found in candidates(tx, cls, node.free, sorted(node.runners), node.external, node.id, shy, (), *looks)
     ]
     tenants: dict[UUID, TenantView] = {}
     for one, row in rows:

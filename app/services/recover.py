@@ -22,7 +22,7 @@ from app.services.gangs import Roll
 from app.services.nodes import Orphan
 from app.services.passes import Pass, run_task
 from app.services.report import Finished
-from app.storage import attempts, jobs, keys, leases, nodes, tracked, upkeep
+from app.storage import attempts, elsewhere, jobs, keys, leases, nodes, tracked, upkeep
 from app.storage.database import Database, Row, Tx
 from config.settings import Settings
 
@@ -146,8 +146,8 @@ def end_drains(db: Database, limit: int = 1000) -> Pass:
     return run_task(db, "drain", work)
 
 
-def promote(db: Database, limit: int = 1000) -> Pass:
-    """Jobs whose backoff is over become ready."""
+def promote(db: Database, elsewhere_s: float = 0.0, limit: int = 1000) -> Pass:
+    """Jobs whose backoff is over become ready, for `elsewhere_s` only for other nodes than those where they failed."""
 
     def work(tx: Tx, done: Pass) -> None:
         due = jobs.due_jobs(tx, limit)
@@ -155,6 +155,8 @@ def promote(db: Database, limit: int = 1000) -> Pass:
         for row in due:
             heads[row.key_id] = min(heads.get(row.key_id, row.queue_seq), row.queue_seq)
         keys.revive_keys(tx, heads)
+        if due and elsewhere_s:
+            done.wake = elsewhere.keep_away(tx, [row.id for row in due], elsewhere_s)
         jobs.make_ready(tx, [row.id for row in due])
         done.detail["promoted"] = len(due)
         done.ready = frozenset(PriorityClass(row[3]) for row in due)
@@ -167,6 +169,7 @@ def sweep(db: Database, limit: int = 500) -> Pass:
 
     def work(tx: Tx, done: Pass) -> None:
         before = upkeep.last_detail(tx, "sweep")
+        elsewhere.forget(tx)
         ids = keys.idle_keys(tx, limit, int(before.get("after", 0)))
         ended = keys.settle_keys(tx, ids) if ids else 0
         done.detail |= {"ended": ended, "after": ids[-1] if len(ids) == limit else 0}

@@ -98,6 +98,7 @@ def candidates(
     free: Free,
     runners: Sequence[str],
     external: bool,
+    node_id: str,
     shy: str | None,
     passed: Iterable[int],
     per_tenant: int,
@@ -108,11 +109,11 @@ def candidates(
     """Up to `limit` keys of a class with pending jobs that fit `free`, the best `per_tenant` of each tenant.
 
     Each with its tenant's row and what the tenant uses (`used_jobs` …). Tenants come in the order of their ids, from
-    beyond `after` to `upto`. Keys in `passed` are left out, and with `shy` jobs that this node held before. Whatever
-    cannot be taken (its GPUs are of another kind, its tenant's quota is used up) is left out here already, or it would
-    hide what can be taken behind it. Walks from tenant to tenant by index jumps and probes PROBE heads per key until
-    `limit` rows are found, so its cost depends on live keys only, never on how many jobs wait behind them. Quotas are
-    read without a lock: the claim decides on locked ones.
+    beyond `after` to `upto`. Keys in `passed` are left out, retries that are not for `node_id` now, and with `shy` jobs
+    that this node held before. Whatever cannot be taken (its GPUs are of another kind, its tenant's quota is used up)
+    is left out here already, or it would hide what can be taken behind it. Walks from tenant to tenant by index jumps
+    and probes PROBE heads per key until `limit` rows are found, so its cost depends on live keys only, never on how
+    many jobs wait behind them. Quotas are read without a lock: the claim decides on locked ones.
     """
     well = [gpu for gpu in free.gpus if gpu.healthy]
     whole = [gpu for gpu in well if not gpu.held_bytes]
@@ -120,7 +121,8 @@ def candidates(
     rows = tx.rows(
         """SELECT * FROM claimable_keys(%(class)s::smallint, %(after)s, %(upto)s, %(cpus)s, %(memory)s,
             %(gpu_memory)s::bigint[], %(gpu_models)s::text[], %(slices)s::bigint[], %(slice_models)s::text[],
-            %(runners)s::text[], %(external)s, %(shy)s, %(passed)s::bigint[], %(probe)s, %(per_tenant)s, %(limit)s)""",
+            %(runners)s::text[], %(external)s, %(node)s, %(shy)s, %(passed)s::bigint[],
+            %(probe)s, %(per_tenant)s, %(limit)s)""",
         {
             "class": int(priority_class),
             "after": after,
@@ -133,6 +135,7 @@ def candidates(
             "slice_models": [gpu.model.lower() for gpu in shared],
             "runners": list(runners),
             "external": external,
+            "node": node_id,
             "shy": shy,
             "passed": list(passed),
             "probe": PROBE,

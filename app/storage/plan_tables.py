@@ -66,3 +66,13 @@ tenant_share = Table(
     PrimaryKeyConstraint("tenant_id", name="pk_tenant_share"),
     ForeignKeyConstraint(["tenant_id"], ["tenant.id"], name="fk_tenant_share_tenant", ondelete="CASCADE"),
 )
+
+retry_elsewhere = Table(
+    "retry_elsewhere",
+    metadata,
+    Column("job_id", Uuid, nullable=False),
+    Column("node_id", Text, nullable=False),
+    Column("until", _TIME, nullable=False),
+    PrimaryKeyConstraint("job_id", "node_id", name="pk_retry_elsewhere"),
+    Index("ix_retry_elsewhere_until", "until"),
+)

@@ -96,7 +96,7 @@ def test_the_agents_login_can_do_all_that_an_agent_does(agent_fabric: Fabric, da
     agent_fabric.finish(second)
     owner.due()
     owner.expire(third)
-    recover.promote(agent_fabric.db)
+    recover.promote(agent_fabric.db, elsewhere_s=5.0)
     recover.reap(agent_fabric.db, replace(agent_fabric.settings, lease_s=0.001))
     assert [owner.state(t.job_id) for t in (first, second, third, fourth)] == [0, 4, 0, 0]
     owner.assert_in_order()

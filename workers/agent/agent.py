@@ -411,7 +411,10 @@ class Agent:
             since = recover.seconds_since(self._db, task)
             if since is not None and since < STALE_TASKS_S:
                 continue
-            done = recover.reap(self._db, self._settings) if task == "reap" else recover.promote(self._db)
+            if task == "reap":
+                done = recover.reap(self._db, self._settings)
+            else:
+                done = recover.promote(self._db, self._settings.retry_elsewhere_s)
             self._ringer.ring_all(done.ready)
             self._wake_nodes(done.wake)
 

@@ -328,3 +328,17 @@ def test_promotion_and_retry_bring_a_failed_job_to_its_end(site: Site) -> None:
 
     until(promoted)
     assert [a.outcome for a in site.fabric.attempts(job_id)] == ["failed"] * 3
+
+
+def test_a_retry_runs_on_another_node(site: Site) -> None:
+    site.agent("bad", poll_s=0.1)
+    (job_id,) = site.fabric.submit(job(environment={"FAKE_EXIT_CODE": "1"}, max_retries=1, backoff_s=0.01))
+    until(lambda: bool(site.fabric.attempts(job_id)) and site.fabric.attempts(job_id)[0].outcome == "failed")
+    site.agent("good", poll_s=0.1)
+
+    def promoted() -> bool:
+        recover.promote(site.fabric.db, 60.0)
+        return site.fabric.state(job_id) == JobState.FAILED
+
+    until(promoted)
+    assert [a.node_id for a in site.fabric.attempts(job_id)] == ["bad", "good"]
