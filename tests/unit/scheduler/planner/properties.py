@@ -49,14 +49,29 @@ def never_over_commits(planner: Planner, snapshot: Snapshot) -> None:
         assert sum(one.slots for one in held) <= at.slots, "more slots held than there are"
         assert sum(one.cpus_milli for one in held) <= at.cpus_milli, "more CPUs held than there are"
         assert sum(one.memory_bytes for one in held) <= at.memory_bytes, "more memory held than there is"
-        # What just started must leave the held GPUs alone, unless it is gone by then.
+        # What just started must leave the held GPUs alone, unless it is gone by then or stands before their holder.
         for placement in made.placements:
             job = jobs[placement.job_id]
             end = math.inf if job.limit_s is None else NOW + job.limit_s + job.grace_s
             for one in held:
+                if _stands_before(job, placement.why, jobs[one.job_id], one.why, one.made_at < NOW):
+                    continue
                 for seat in placement.members:
                     cut = set(seat.gpu_uuids) & set(one.gpu_uuids)
                     assert not cut or (one.starts_at is not None and end <= one.starts_at), "a held GPU taken too long"
+
+
+def _stands_before(placed: Waiting, starts: str, waits: Waiting, why: str, is_kept: bool) -> bool:
+    """Whether who starts was in line before who gets room, or may have been: the order of tenants is not known."""
+    if "starved" in {starts, why}:
+        return starts == "starved" and (why != "starved" or placed.queue_seq < waits.queue_seq)
+    if placed.priority_class != waits.priority_class:
+        return placed.priority_class < waits.priority_class
+    if starts == "reserved" or is_kept:
+        return starts == "reserved"
+    if placed.tenant_id != waits.tenant_id:
+        return True
+    return (-placed.priority, placed.queue_seq) < (-waits.priority, waits.queue_seq)
 
 
 def never_breaks_a_quota(planner: Planner, snapshot: Snapshot) -> None:
