@@ -11,13 +11,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-import simple_websocket
 from flask import Flask
 
 from app.api.factory import create_app
 from app.api.ids import shown_id
 from app.storage.database import Database
 from config.settings import Settings
+from tests import websocket
 from tests.contract.conftest import TOKEN, Bells, Caller
 from tests.contract.test_jobs_logs import Server, Writer, events, finish
 from tests.factories import make_fabric
@@ -236,9 +236,7 @@ def server(settings: Settings) -> Iterator[Server]:
 class TestRealServer:
     def test_live_in_all_three_forms(self, server: Server, api: Caller, running: Writer) -> None:
         target = server.url.removesuffix("/api/v1") + AT + path(running, "?follow=true&tail=1&timestamps=false")
-        client = simple_websocket.Client.connect(
-            "ws" + target.removeprefix("http"), headers={"Authorization": f"Bearer {TOKEN}"}
-        )
+        client = websocket.Client("ws" + target.removeprefix("http"), headers={"Authorization": f"Bearer {TOKEN}"})
         stream = server.session.get(target, stream=True, timeout=20)
         growing = server.session.get(target, headers=PLAIN, stream=True, timeout=20)
         pieces = growing.iter_content(chunk_size=None)
@@ -252,7 +250,7 @@ class TestRealServer:
         assert b"".join(pieces) == b""
         assert json.loads(client.receive(timeout=20))["data"]["status"] == "succeeded"
         assert [e["event"] for e in events(stream.text)] == ["log", "log", "end"]
-        again = simple_websocket.Client.connect(
+        again = websocket.Client(
             f"ws{target.removeprefix('http')}&after={told['id']}", headers={"Authorization": f"Bearer {TOKEN}"}
         )
         assert json.loads(again.receive(timeout=20))["event"] == "end"

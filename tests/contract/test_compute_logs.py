@@ -11,7 +11,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-import simple_websocket
 from flask import Flask
 
 from app.api.factory import create_app
@@ -20,6 +19,7 @@ from app.api.live.lines import MAX_LINES_BYTES
 from app.storage.database import Database
 from config.rates import parse_rules
 from config.settings import Settings
+from tests import websocket
 from tests.contract.conftest import TOKEN, Bells, Caller
 from tests.contract.test_jobs_logs import Server, Writer, events, finish
 from tests.factories import make_fabric
@@ -232,9 +232,7 @@ class TestRealServer:
         for _ in range(3):
             answer = server.session.get(target, data="{}", headers={"Content-Type": "application/json"}, timeout=20)
             assert answer.json()["lines"][-1] == "three"
-        client = simple_websocket.Client.connect(
-            "ws" + target.removeprefix("http"), headers={"Authorization": f"Bearer {TOKEN}"}
-        )
+        client = websocket.Client("ws" + target.removeprefix("http"), headers={"Authorization": f"Bearer {TOKEN}"})
         stream = server.session.get(
             target, data="{}", headers={**LIVE, "Content-Type": "application/json"}, stream=True, timeout=20
         )
@@ -246,11 +244,11 @@ class TestRealServer:
         finish(api, running.job_id)
         end = json.loads(client.receive(timeout=20))
         assert (end["event"], end["data"]["state"]) == ("end", "succeeded")
-        with pytest.raises(simple_websocket.ConnectionClosed):
+        with pytest.raises(websocket.ConnectionClosed):
             client.receive(timeout=20)
         told = events(stream.text)
         assert [(e["event"], e["data"]) for e in told] == [(e["event"], e["data"]) for e in [*spoken, end]]
-        again = simple_websocket.Client.connect(
+        again = websocket.Client(
             f"ws{target.removeprefix('http')}?after={spoken[-2]['id']}", headers={"Authorization": f"Bearer {TOKEN}"}
         )
         assert [json.loads(again.receive(timeout=20))["event"] for _ in range(2)] == ["log", "end"]

@@ -10,13 +10,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-import simple_websocket
 from flask import Flask
 
 from app.api.ids import parse_id, shown_id
 from app.domain.policy import Ending
 from app.services.stop import request_stop
 from app.storage.database import Database
+from tests import websocket
 from tests.contract.conftest import Caller
 from tests.factories import Fabric, Node, job, make_fabric
 from tests.integration.live.server import TOKEN, ApiProcess
@@ -180,7 +180,7 @@ class Spoken:
 
     def __init__(self, server: ApiProcess, path: str) -> None:
         url = f"ws://127.0.0.1:{server.port}{AT}{path}"
-        self.client = simple_websocket.Client.connect(url, headers={"Authorization": f"Bearer {TOKEN}"})
+        self.client = websocket.Client(url, headers={"Authorization": f"Bearer {TOKEN}"})
 
     def next(self) -> Told:
         return dict(json.loads(self.client.receive(timeout=20)))
@@ -200,7 +200,7 @@ class TestLive:
         fabric.finish(taken)
         last, end = spoken.next(), spoken.next()
         assert (last["data"]["state"], end["event"], end["data"]["exit_code"]) == ("completed", "end", 0)
-        with pytest.raises(simple_websocket.ConnectionClosed):
+        with pytest.raises(websocket.ConnectionClosed):
             spoken.client.receive(timeout=20)
         told = messages(answer.text)
         assert [one["data"] for one in told[-2:]] == [last["data"], end["data"]]

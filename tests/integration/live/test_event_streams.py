@@ -12,9 +12,9 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-import simple_websocket
 
 from app.domain.states import JobState
+from tests import websocket
 from tests.factories import Fabric, Node, raw, until
 from tests.integration.live.server import TOKEN, ApiProcess
 
@@ -119,15 +119,13 @@ class TestAllJobs:
 
     def test_over_a_websocket(self, api: ApiProcess, fabric: Fabric) -> None:
         url = f"ws://127.0.0.1:{api.port}/api/v1/events/stream"
-        client = simple_websocket.Client.connect(url, headers={"Authorization": f"Bearer {TOKEN}"})
+        client = websocket.Client(url, headers={"Authorization": f"Bearer {TOKEN}"})
         begin = json.loads(client.receive(timeout=20))
         job_id = fabric.submit_one()
         told = json.loads(client.receive(timeout=20))
         assert (told["event"], told["data"]["job_id"]) == ("job", str(job_id))
         client.close()
-        again = simple_websocket.Client.connect(
-            f"{url}?after={begin['id']}", headers={"Authorization": f"Bearer {TOKEN}"}
-        )
+        again = websocket.Client(f"{url}?after={begin['id']}", headers={"Authorization": f"Bearer {TOKEN}"})
         assert json.loads(again.receive(timeout=20))["event"] == "begin"
         assert json.loads(again.receive(timeout=20))["data"] == told["data"]
         again.close()
@@ -174,13 +172,13 @@ class TestOneJob:
     def test_over_a_websocket(self, api: ApiProcess, fabric: Fabric, node: Node) -> None:
         job_id = fabric.submit_one()
         fabric.finish(fabric.run(node))
-        client = simple_websocket.Client.connect(
+        client = websocket.Client(
             f"ws://127.0.0.1:{api.port}/api/v1/jobs/{job_id}/events/stream",
             headers={"Authorization": f"Bearer {TOKEN}"},
         )
         told = [json.loads(client.receive(timeout=20)) for _ in range(5)]
         assert [one["event"] for one in told] == ["job"] * 4 + ["end"]
-        with pytest.raises(simple_websocket.ConnectionClosed):
+        with pytest.raises(websocket.ConnectionClosed):
             client.receive(timeout=20)
 
 

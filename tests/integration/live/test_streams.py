@@ -13,13 +13,13 @@ from uuid import uuid4
 
 import pytest
 import requests
-import simple_websocket  # type: ignore[import-untyped]
 
 from app.cli import client as client_module
 from app.cli.client import Client
 from app.domain.job import Assignment
 from app.services import logs, report
 from app.services.report import Chunk
+from tests import websocket
 from tests.factories import Fabric, in_thread, make_fabric, until
 from tests.integration.live.server import TOKEN, ApiProcess
 from tests.issuer import AUDIENCE, ISSUER, Issuer, key_set
@@ -102,11 +102,11 @@ def output(fabric: Fabric, taken: Assignment) -> Output:
     return Output(fabric, taken)
 
 
-def connect(api: ApiProcess, taken: Assignment, query: str = "", **headers: str) -> simple_websocket.Client:
-    return simple_websocket.Client(api.logs(taken.job_id, "ws") + query, headers={**HEADERS, **headers})
+def connect(api: ApiProcess, taken: Assignment, query: str = "", **headers: str) -> websocket.Client:
+    return websocket.Client(api.logs(taken.job_id, "ws") + query, headers={**HEADERS, **headers})
 
 
-def told(client: simple_websocket.Client, count: int) -> list[dict[str, Any]]:
+def told(client: websocket.Client, count: int) -> list[dict[str, Any]]:
     """The next `count` messages."""
     messages: list[dict[str, Any]] = []
     for _ in range(count):
@@ -116,9 +116,9 @@ def told(client: simple_websocket.Client, count: int) -> list[dict[str, Any]]:
     return messages
 
 
-def closed(client: simple_websocket.Client) -> int:
+def closed(client: websocket.Client) -> int:
     """The code with which the server closes; nothing else may come before."""
-    with pytest.raises(simple_websocket.ConnectionClosed) as raised:
+    with pytest.raises(websocket.ConnectionClosed) as raised:
         assert client.receive(timeout=20) is None
         raise AssertionError("the server did not close")
     return int(raised.value.reason)
@@ -265,7 +265,7 @@ class TestTokens:
     def test_websockets_close_with_a_code(self, api: ApiProcess, fabric: Fabric) -> None:
         token = self.short(fabric)
         path = api.logs(fabric.submit_one(tenant=self.tenant), "ws")
-        assert closed(simple_websocket.Client(path, headers={"Authorization": f"Bearer {token}"})) == 1008
+        assert closed(websocket.Client(path, headers={"Authorization": f"Bearer {token}"})) == 1008
 
 
 class Looking(Client):
