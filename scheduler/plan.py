@@ -87,14 +87,16 @@ def _apply(db: Database, settings: Settings, loaded: Loaded, decided: Plan, last
     began = time.monotonic()
     victims = [Victim(one.victim_attempt, one.for_job, one.why) for one in decided.preemptions]
     # Also when nothing is wanted: what was reserved for jobs that wait no more goes then.
-    kept = keep(db, list(_wanted(loaded, decided)), victims, lasts_s)
+    starting = [one.job_id for one in decided.placements]
+    kept = keep(db, list(_wanted(loaded, decided)), victims, lasts_s, starting)
     wake = set(kept.nodes)
     done.detail |= {"reserved": len(decided.reservations), "preempted": len(kept.preempted)}
     for one in decided.preemptions:
         if one.victim_job in kept.preempted:
             log.info("job %s %s (job %s)", one.victim_job, one.why, one.for_job)
-    # What is reserved now is what this plan reserved, for jobs that come before and after those that it places.
-    planned_with = frozenset(one.job_id for one in decided.reservations)
+    # What is reserved now is what this plan reserved, for jobs that come before and after those that it places, and
+    # what those had before that it places: it knew of all.
+    planned_with = frozenset(one.job_id for one in decided.reservations).union(starting)
     refused: dict[UUID, str] = {}
     placed = 0
     for placement in decided.placements:

@@ -66,11 +66,18 @@ class Kept:
     nodes: frozenset[str]
 
 
-def keep(db: Database, wanted: Sequence[Wanted], victims: Sequence[Victim], lasts_s: float) -> Kept:
+def keep(
+    db: Database,
+    wanted: Sequence[Wanted],
+    victims: Sequence[Victim],
+    lasts_s: float,
+    starting: Sequence[UUID] = (),
+) -> Kept:
     """Makes `wanted` all that is reserved and tells `victims` to stop, in one transaction.
 
     So what a victim gives back is its preemptor's before anybody can claim it. A job that does not wait any more gets
-    neither. A reservation ends after `lasts_s` if nobody keeps it again.
+    neither. A reservation ends after `lasts_s` if nobody keeps it again. Jobs that are `starting` by the same plan keep
+    what was reserved for them until they have started, so that nobody claims it in the moment between.
     """
     rows = [
         {
@@ -82,7 +89,7 @@ def keep(db: Database, wanted: Sequence[Wanted], victims: Sequence[Victim], last
         for one in wanted
     ]
     with db.transaction("reserve") as tx:
-        changed = planning.replace_reservations(tx, rows, lasts_s)
+        changed = planning.replace_reservations(tx, rows, lasts_s, starting)
         told = planning.preempt(tx, [vars(victim) for victim in victims], int(StopCause.PREEMPT)) if victims else ()
     return Kept(changed, frozenset(row.job_id for row in told), frozenset(row.node_id for row in told))
 

@@ -125,17 +125,20 @@ def reserved(tx: Tx) -> Sequence[Row]:
     )
 
 
-def replace_reservations(tx: Tx, wanted: Sequence[Mapping[str, Any]], lasts_s: float) -> int:
+def replace_reservations(
+    tx: Tx, wanted: Sequence[Mapping[str, Any]], lasts_s: float, starting: Sequence[UUID] = ()
+) -> int:
     """Makes `wanted` all that is reserved, where its jobs still wait; how many rows that changed.
 
-    Those that stay as they are get a new end only when half of their time is over.
+    Those that stay as they are get a new end only when half of their time is over. What jobs that are `starting` have
+    stays theirs as well: it goes when they have started, or with the next plan.
     """
     gone = tx.run(
         """DELETE FROM reservation r WHERE NOT EXISTS (
             SELECT 1 FROM json_to_recordset(%(wanted)s) AS w (job_id uuid, member smallint)
             JOIN job j ON j.id = w.job_id AND j.state = 0 AND j.ready
-            WHERE w.job_id = r.job_id AND w.member = r.member)""",
-        {"wanted": records(wanted)},
+            WHERE w.job_id = r.job_id AND w.member = r.member) AND r.job_id <> ALL(%(starting)s::uuid[])""",
+        {"wanted": records(wanted), "starting": list(starting)},
     )
     if not wanted:
         return gone

@@ -18,7 +18,7 @@ from scheduler.planner.line import Line, Turn
 from scheduler.planner.outcome import Note, Placement, Plan, Preemption
 from scheduler.planner.preempt import Eviction, evict
 from scheduler.planner.seats import Offer, Seats, ends_at
-from scheduler.planner.snapshot import Reserved, Rules, Snapshot, Waiting
+from scheduler.planner.snapshot import PREEMPTING, Reserved, Rules, Snapshot, Waiting
 from scheduler.planner.victims import Victims
 
 _LASTING = frozenset({"quota", "undecided", "too_large", "no_room", "reservations_used", "behind"})
@@ -104,7 +104,9 @@ class _Cycle:
             return self._make_room(turn, ask, made)
         if start is None:
             return why.behind(job, self._hosts)
-        self._reserve(turn, ask, start, "starved" if turn.starved else "gang" if job.members > 1 else "large")
+        # Those who were told are ending: what they leave is still the job's alone.
+        reason = PREEMPTING if turn.preempts and made is not None else "gang" if job.members > 1 else "large"
+        self._reserve(turn, ask, start, "starved" if turn.starved else reason)
         return why.reserved(start, offer.fits, self._now)
 
     def _bar(self, job: Waiting) -> Note | None:
@@ -122,7 +124,8 @@ class _Cycle:
         for host, seat in offer.seats:
             self._hosts.take(host, ask, seat.gpu_uuids, ends_at(job, self._now))
         self._charge(job)
-        promised = "starved" if turn.starved else "reserved" if turn.kept else None
+        kept = PREEMPTING if turn.preempts else "reserved" if turn.kept else None
+        promised = "starved" if turn.starved else kept
         if offer.way == "claim" and promised is None:
             return why.claim(offer.seats[0][0])
         reason = promised or offer.way
@@ -155,15 +158,17 @@ class _Cycle:
                 f"makes room for a job of tier {job.tier}, class {job.priority_class.word}, priority {job.priority}"
             )
             self._preemptions.append(Preemption(victim.job_id, victim.id, job.job_id, victim.lost_gpu_s, reason))
-        self._reserve(turn, ask, Start(made.free_at, made.seats), "preempting")
+        self._reserve(turn, ask, Start(made.free_at, made.seats), PREEMPTING)
         return why.preempting(made, self._now)
 
     def _reserve(self, turn: Turn, ask: Ask, start: Start, reason: str) -> None:
         job = turn.job
         starts_at = None if start.at == math.inf else start.at
+        # What others give back for it nobody else may have, of whatever class: else they were put back in vain.
+        counts_as = PriorityClass.FOREGROUND if reason == PREEMPTING else turn.counts_as
         for member, (host, seat) in enumerate(start.seats):
             held = Reserved(
-                job.job_id, member, host.view.id, turn.counts_as, 1, ask.cpus_milli, ask.memory_bytes,
+                job.job_id, member, host.view.id, counts_as, 1, ask.cpus_milli, ask.memory_bytes,
                 seat.gpu_uuids, starts_at, self._now + self._rules.reservation_s,
                 self._made_at.get(job.job_id, self._now), reason,
             )  # fmt: skip

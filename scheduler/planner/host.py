@@ -53,14 +53,15 @@ class Host:
             if run.shape.gpu_shared:
                 for uuid in run.gpu_uuids:
                     sliced[uuid] = sliced.get(uuid, 0) + run.shape.gpu_memory_bytes
-        gpus = [gpu for gpu in view.gpus if gpu.healthy and gpu.uuid not in taken]
-        gpus.sort(key=_by_size)
+        gpus = [gpu for gpu in view.well if gpu.uuid not in taken]
         self.free_slots = self.spare_slots = view.slots - len(held)
         self.free_cpus = self.spare_cpus = cpus
         self.free_memory = self.spare_memory = memory
         self.free_gpus = self.spare_gpus = gpus
-        self.partly = [replace(g, held_bytes=sliced[g.uuid]) for g in view.gpus if g.uuid in sliced and g.healthy]
-        self.uniform = len({(gpu.memory_bytes, gpu.model, gpu.sharing) for gpu in view.gpus}) < 2
+        self.partly = []
+        if sliced:
+            self.partly = [replace(g, held_bytes=sliced[g.uuid]) for g in view.gpus if g.uuid in sliced and g.healthy]
+        self.uniform = view.uniform
         self.reserved: list[Reserved] = []
         self._begun: list[Release] = []
         self._closed: set[str] = set()
@@ -115,19 +116,10 @@ class Host:
         slices = self._slices(ask) if ask.shape.gpu_shared else []
         return (slices[0].uuid,) if slices else give(self.spare_gpus, ask, 1)[0]
 
-    def make(self) -> object:
-        """What it has in all: nodes that are equal in this are equal when they are empty."""
-        view, gpus = self.view, self.view.gpus
-        one = (
-            (gpus[0].memory_bytes, gpus[0].model, gpus[0].sharing) if gpus and self.uniform else view.id if gpus else ""
-        )
-        well = sum([gpu.healthy for gpu in gpus])
-        return view.slots, view.cpus_milli, view.memory_bytes, view.runners, well, one
-
     def could_ever(self, ask: Ask) -> int:
         """How many allocations an empty node has room for."""
-        gpus = [gpu for gpu in self.view.gpus if gpu.healthy]
-        return ask.times(self.view.slots, self.view.cpus_milli, self.view.memory_bytes, ask.suiting(gpus, self.uniform))
+        well = ask.suiting(self.view.well, self.uniform)
+        return ask.times(self.view.slots, self.view.cpus_milli, self.view.memory_bytes, well)
 
     def hole_for(self, ask: Ask, ends_at: float) -> tuple[int, list[Gpu]]:
         """How many allocations that are gone by `ends_at` fit now and make no reservation wait; the GPUs open to them.

@@ -29,7 +29,7 @@ class Hosts:
         # Nodes of one make hold the same when they are empty, so one of each is asked.
         makes: dict[object, list[Host]] = {}
         for host in self.all:
-            makes.setdefault(host.make(), []).append(host)
+            makes.setdefault(host.view.make, []).append(host)
         self.makes = [(hosts[0], len(hosts)) for hosts in makes.values()]
         self.with_reservations: dict[int, Host] = {}
 

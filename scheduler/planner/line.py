@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 from typing import NamedTuple
 from uuid import UUID
@@ -12,7 +12,7 @@ from uuid import UUID
 from app.domain.policy import TenantView, cost
 from app.domain.priority import PriorityClass
 from app.domain.resources import Resources
-from scheduler.planner.snapshot import Rules, Snapshot, Waiting
+from scheduler.planner.snapshot import PREEMPTING, Rules, Snapshot, Waiting
 
 _LAST = (math.inf, 0, UUID(int=0))
 _seq, _priority = attrgetter("queue_seq"), attrgetter("priority")
@@ -21,22 +21,25 @@ _seq, _priority = attrgetter("queue_seq"), attrgetter("priority")
 class Turn(NamedTuple):
     """A job whose turn it is, and the class that it counts as.
 
-    `kept`: it has a reservation; `starved`: it waited so long that it goes before all others.
+    `kept`: it has a reservation; `preempts`: of what others were told to give back for it; `starved`: it waited so
+    long that it goes before all others.
     """
 
     job: Waiting
     counts_as: PriorityClass
     kept: bool = False
     starved: bool = False
+    preempts: bool = False
 
 
 class Line:
     """The jobs of a snapshot in order. Whoever walks it charges what a job gets, so that equal tenants alternate.
 
     First jobs that waited `starvation_s`, oldest first, as many as `aged_share` allows, without those that could not
-    start on empty nodes or under their quota (`could_start`). Then each class: those with a
-    reservation in the order in which they got it, for a reservation is kept until its job starts; then, as `choose`
-    has it, the tenant that uses least for its weight, inside it the greater priority, then the older.
+    start on empty nodes or under their quota (`could_start`). Then those for whom others make room: nobody else may
+    have what these give back, or they gave it back in vain. Then each class: those with a reservation in the order in
+    which they got it, for a reservation is kept until its job starts; then, as `choose` has it, the tenant that uses
+    least for its weight, inside it the greater priority, then the older.
     """
 
     def __init__(self, snapshot: Snapshot, now: float, rules: Rules, could_start: Callable[[Waiting], bool]) -> None:
@@ -45,6 +48,7 @@ class Line:
         self._charged = False
         self._shares = {tenant: view.share for tenant, view in snapshot.tenants.items()}
         self._made = {held.job_id: held.made_at for held in snapshot.reserved}
+        self._preempts = {held.job_id for held in snapshot.reserved if held.why == PREEMPTING}
 
     def charge(self, job: Waiting) -> None:
         """Counts what the job gets as used by its tenant, for the order of the rest."""
@@ -58,16 +62,24 @@ class Line:
         for job in starved:
             yield Turn(job, PriorityClass.FOREGROUND, job.job_id in self._made, starved=True)
         first = {job.job_id for job in starved}
+        preempting = self._preempts - first
+        for job in self._in_turn(job for job in self._snapshot.waiting if job.job_id in preempting):
+            yield Turn(job, job.priority_class, kept=True, preempts=True)
+        first |= preempting
         kept: dict[PriorityClass, list[Waiting]] = {cls: [] for cls in PriorityClass}
         rest: dict[PriorityClass, list[Waiting]] = {cls: [] for cls in PriorityClass}
         for job in self._snapshot.waiting:
             if not first or job.job_id not in first:
                 (kept if self._made and job.job_id in self._made else rest)[job.priority_class].append(job)
         for cls in PriorityClass:
-            for job in sorted(kept[cls], key=lambda job: (self._made[job.job_id], job.queue_seq)):
+            for job in self._in_turn(kept[cls]):
                 yield Turn(job, cls, kept=True)
             for job in self._fairly(rest[cls]):
                 yield Turn(job, cls)
+
+    def _in_turn(self, jobs: Iterable[Waiting]) -> list[Waiting]:
+        """Jobs with a reservation in the order in which they got it."""
+        return sorted(jobs, key=lambda job: (self._made[job.job_id], job.queue_seq))
 
     def _fairly(self, jobs: list[Waiting]) -> Iterator[Waiting]:
         queues: dict[UUID, list[Waiting]] = {}

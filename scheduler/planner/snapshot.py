@@ -5,8 +5,10 @@ Times are seconds on one clock, that of `now`; CPUs are thousandths, memory is b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from operator import attrgetter
 from uuid import UUID
 
 from app.domain.policy import TenantView
@@ -14,8 +16,10 @@ from app.domain.priority import PriorityClass
 from app.domain.resources import Gpu, Resources
 from app.domain.tenant import Tier
 
+_by_size = attrgetter("memory_bytes", "index", "uuid")
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class NodeView:
     """A node that takes jobs, with its whole capacity; what is free follows from what runs there.
 
@@ -30,6 +34,25 @@ class NodeView:
     runners: frozenset[str] = frozenset({"process"})
     cluster: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def well(self) -> tuple[Gpu, ...]:
+        """The GPUs that can be given, the smallest first."""
+        return tuple(sorted((gpu for gpu in self.gpus if gpu.healthy), key=_by_size))
+
+    @cached_property
+    def uniform(self) -> bool:
+        """Whether all its GPUs are of one kind."""
+        return len({(gpu.memory_bytes, gpu.model, gpu.sharing) for gpu in self.gpus}) < 2
+
+    @cached_property
+    def make(self) -> Hashable:
+        """What it has in all: nodes that are equal in this are equal when they are empty."""
+        gpus = self.gpus
+        one = (
+            (gpus[0].memory_bytes, gpus[0].model, gpus[0].sharing) if gpus and self.uniform else self.id if gpus else ""
+        )
+        return self.slots, self.cpus_milli, self.memory_bytes, self.runners, len(self.well), one
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +108,10 @@ class Waiting:
     can_preempt: bool = False
     max_per_node: int | None = None
     avoid: frozenset[str] = frozenset()
+
+
+PREEMPTING = "preempting"
+"""Why something is reserved that others were told to give back for the job."""
 
 
 @dataclass(frozen=True, slots=True)

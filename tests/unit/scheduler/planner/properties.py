@@ -65,6 +65,8 @@ def _stands_before(placed: Waiting, starts: str, waits: Waiting, why: str, is_ke
     """Whether who starts was in line before who gets room, or may have been: the order of tenants is not known."""
     if "starved" in {starts, why}:
         return starts == "starved" and (why != "starved" or placed.queue_seq < waits.queue_seq)
+    if starts == "preempting":
+        return True
     if placed.priority_class != waits.priority_class:
         return placed.priority_class < waits.priority_class
     if starts == "reserved" or is_kept:
@@ -187,10 +189,11 @@ def starts_of(made: Plan) -> dict[UUID, float]:
 def a_lower_class_changes_nothing(planner: Planner, snapshot: Snapshot) -> None:
     """Without the jobs of lower classes every job gets the same: the same seats, victims and reservation.
 
-    Without ageing, which lifts jobs above their class, and without the choice of plain jobs that gather room, which
-    looks at who else waits.
+    Without ageing, which lifts jobs above their class, without what others gave back for a job, which is its own, and
+    without the choice of plain jobs that gather room, which looks at who else waits.
     """
     rules = replace(RULES, starvation_s=0, reserve_after_s=math.inf)
+    snapshot = replace(snapshot, reserved=tuple(held for held in snapshot.reserved if held.why != "preempting"))
     made = planner(snapshot, NOW, rules)
     for most in range(2):
         first = {job.job_id for job in snapshot.waiting if job.priority_class <= most}
