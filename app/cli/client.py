@@ -18,6 +18,7 @@ import requests
 
 from app.cli.array_calls import ArrayCalls
 from app.cli.failure import ExitCode, Failure
+from app.cli.plan_calls import PlanCalls
 from app.cli.sse import parse
 from config.settings import Settings
 
@@ -47,7 +48,7 @@ class _Bearer(requests.auth.AuthBase):
         return request
 
 
-class Client(ArrayCalls):
+class Client(ArrayCalls, PlanCalls):
     """One server. Methods raise Failure with the exit code that fits: unreachable, refused, not found."""
 
     def __init__(self, server_url: str, token: str = "") -> None:

@@ -1,4 +1,4 @@
-"""`cfab hold`, `release`, `reprioritise`, `requeue`, `resubmit`: what is done with jobs after their submit."""
+"""`cfab hold`, `release`, `reprioritise`, `requeue`, `resubmit`, `checkpoint`: done after the submit."""
 
 from __future__ import annotations
 
@@ -77,6 +77,17 @@ def requeue(*, client: Client, as_json: bool, ids: tuple[str, ...], reason: str 
 def resubmit(*, client: Client, as_json: bool, ids: tuple[str, ...], key: str | None) -> ExitCode:
     """Submit the same as these jobs anew, whatever became of them, and print the new ids."""
     return each(client, ids, as_json, lambda one: client.resubmit(one, key), lambda job: str(job["id"]))
+
+
+@click.command("checkpoint")
+@IDS
+@fabric_command
+def checkpoint(*, client: Client, as_json: bool, ids: tuple[str, ...]) -> ExitCode:
+    """Say that running jobs have saved their work: to stop them for others costs only what they do from now on.
+
+    Inside a job it is simpler to touch the file that CFAB_CHECKPOINT names.
+    """
+    return each(client, ids, as_json, client.checkpoint, lambda done: f"{done['id']}  checkpoint reported")
 
 
 def each(

@@ -29,6 +29,7 @@ _USE: Mapping[str, tuple[str, str]] = {
     "reprioritise": ("app.cli.control:reprioritise", "Give a pending job another class or priority."),
     "requeue": ("app.cli.control:requeue", "Stop a job and let it wait again."),
     "resubmit": ("app.cli.control:resubmit", "Submit the same as a job anew."),
+    "checkpoint": ("app.cli.control:checkpoint", "Say that a running job has saved its work."),
     "cancel": ("app.cli.cancel:command", "Cancel a job that has not started."),
     "array": ("app.cli.array:command", "List and show arrays, cancel them, run failed indices again."),
     "nodes": ("app.cli.nodes:command", "List, show, drain, resume and label nodes; take GPUs out and in."),

@@ -47,6 +47,8 @@ def describe(job: Mapping[str, Any]) -> Iterator[str]:
     facts["environment"] = " ".join(f"{plain(k)}={plain(v)}" for k, v in (job.get("env_variables") or {}).items())
     if job.get("array_id"):
         facts["array"] = f"{job['array_id']}, index {job['array_index']}"
+    if job.get("preemptible") is not None:
+        facts["preemptible"] = "yes" if job["preemptible"] else "no"
     facts["created"] = job["created_at"]
     facts["started"], facts["ended"] = job.get("started_at"), job.get("completed_at")
     yield from (f"{name:<14}{value}" for name, value in facts.items() if value not in (None, ""))

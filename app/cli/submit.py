@@ -43,6 +43,11 @@ _SERVING = "workers fetch by URL: serve the file over HTTP and give its URL, or 
 @click.option("--gpu-model", help="A part of the GPU's name, such as A100.")
 @click.option("--hold", is_flag=True, help="It waits until `cfab release`.")
 @click.option("--gpu-shared", is_flag=True, default=None, help="A slice of one GPU: --gpu-memory of it, beside others.")
+@click.option(
+    "--preemptible/--not-preemptible",
+    default=None,
+    help="Whether others may take its place; default: its tenant's word.",
+)
 @click.option("--array", type=click.IntRange(1), metavar="N", help="N jobs, each with its CFAB_ARRAY_INDEX from 0.")
 @click.option("--max-parallel", type=click.IntRange(1), metavar="N", help="Of an array: so many at a time.")
 @click.option(
@@ -99,7 +104,8 @@ def job_body(words: Sequence[str], script: str | None, **asked: Any) -> dict[str
     body["type"] = asked["job_type"] or re.sub(r"[^\w.+-]+", "-", name)[:255] or "job"
     body["arguments"] = [*asked["arguments"], *arguments]
     body["env_variables"] = dict(_variable(text) for text in asked["environment"])
-    named = {"timeout_seconds": "timeout", "grace_seconds": "grace", "max_retries": "retries"}
+    named = {"timeout_seconds": "timeout", "grace_seconds": "grace", "max_retries": "retries",
+             "preemptible": "preemptible"}  # fmt: skip
     resources = {"cpus": "cpus", "memory_mib": "memory", "gpus": "gpus", "gpu_memory_mib": "gpu_memory",
                  "gpu_model": "gpu_model", "gpu_shared": "gpu_shared"}  # fmt: skip
     body |= {field: asked[option] for field, option in named.items() if asked[option] is not None}

@@ -1,4 +1,4 @@
-"""`cfab hold`, `release`, `reprioritise`, `requeue`, `resubmit` against a running fabric."""
+"""`cfab hold`, `release`, `reprioritise`, `requeue`, `resubmit`, `checkpoint` against a running fabric."""
 
 from __future__ import annotations
 
@@ -38,6 +38,29 @@ def test_a_running_job_runs_again(cfab: Shell) -> None:
     ended = cfab("requeue", job_id)
     assert ended.returncode == ExitCode.REFUSED
     assert f"cfab resubmit {job_id}" in ended.stderr
+
+
+def test_a_running_job_has_saved_its_work(cfab: Shell) -> None:
+    job_id = submit(cfab, "exec sleep 600", "--preemptible")
+    assert "preemptible   yes" in cfab("show", job_id).stdout.splitlines()
+    while json.loads(cfab("show", job_id, "--json").stdout)["state_detail"] != "running":
+        pass
+    told = cfab("checkpoint", job_id)
+    assert (told.returncode, told.stdout.strip()) == (ExitCode.OK, f"{job_id}  checkpoint reported"), told.stderr
+    assert json.loads(cfab("checkpoint", job_id, "--json").stdout)["id"] == job_id
+    assert cfab("stop", job_id, "--wait").returncode == ExitCode.OK
+    over = cfab("checkpoint", job_id)
+    assert over.returncode == ExitCode.REFUSED and "not running" in over.stderr
+    assert cfab("checkpoint", "ffffffff-0000-0000-0000-000000000000").returncode == ExitCode.NOT_FOUND
+    assert cfab("checkpoint").returncode == ExitCode.USAGE
+    assert cfab("checkpoint", job_id, "--server", "http://127.0.0.1:9").returncode == ExitCode.UNREACHABLE
+
+
+def test_a_job_that_must_not_be_stopped_for_others(cfab: Shell) -> None:
+    job_id = submit(cfab, "true", "--not-preemptible")
+    assert "preemptible   no" in cfab("show", job_id).stdout.splitlines()
+    assert json.loads(cfab("show", job_id, "--json").stdout)["preemptible"] is False
+    assert cfab("wait", job_id).returncode == ExitCode.OK
 
 
 def test_one_of_several_that_is_refused(cfab: Shell) -> None:

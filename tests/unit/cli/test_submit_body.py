@@ -61,6 +61,11 @@ def test_what_is_not_asked_is_not_sent() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("word", "sent"), [("--preemptible", True), ("--not-preemptible", False)])
+def test_whether_it_may_be_stopped_for_others(word: str, sent: bool) -> None:
+    assert body(URL, "--sha256", SHA, word)["preemptible"] is sent
+
+
 def test_a_script_from_a_file(tmp_path: Path) -> None:
     script = tmp_path / "greet.sh"
     script.write_text("echo hello $1\n")
