@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from app.domain.policy import NODE_FAULT_DELAY, POISON_NODES, Ending, Verdict, failed_verdict, judge
+from app.domain.policy import POISON_NODES, Ending, Verdict, failed_verdict, judge, node_fault_verdict
 from app.domain.states import JobState, Outcome, Reason, StopCause
 
 RUNNER_PREFIX = "gang-"
@@ -142,8 +142,11 @@ def gang_verdict(
     lost_nodes: int = 0,
     backoff_s: float = 1.0,
     multiplier: float = 2.0,
+    uncharged: int = 0,
 ) -> Verdict:
     """The verdict on a gang all of whose members have ended; `lost_nodes` counts those of this attempt too.
+
+    `uncharged` is how many attempts before it ended without being a failure of the job.
 
     Completed when all completed; cancelled when a cancel was asked; else that of the gravest end. A member that was
     cancelled without a cancel was stopped with its gang: where nothing graver happened (the barrier was missed), the
@@ -167,5 +170,5 @@ def gang_verdict(
     if worst == Outcome.REQUEUED:
         return Verdict(worst, JobState.PENDING, Reason.REQUEUED)
     if worst in {Outcome.NODE_FAULT, Outcome.CANCELLED}:
-        return Verdict(Outcome.NODE_FAULT, JobState.PENDING, Reason.NODE_FAULT, NODE_FAULT_DELAY)
+        return node_fault_verdict(uncharged)
     return failed_verdict(worst, failures, max_retries, backoff_s, multiplier)

@@ -22,6 +22,7 @@ WAITS_AGAIN = frozenset({StopCause.REQUEUE, StopCause.DRAIN, StopCause.PREEMPT})
 """A job that is stopped for one of these waits again, at no charge."""
 MAX_BACKOFF = timedelta(hours=1)
 NODE_FAULT_DELAY = timedelta(seconds=2)
+MAX_NODE_FAULT_DELAY = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -202,8 +203,11 @@ def judge(
     lost_nodes: int = 0,
     backoff_s: float = 1.0,
     multiplier: float = 2.0,
+    uncharged: int = 0,
 ) -> Verdict:
     """The verdict on an attempt that ended while its job had `failures` failures and stop `cause` (or none).
+
+    `uncharged` is how many attempts before it ended without being a failure of the job.
 
     A cancel always ends in cancelled. Under every other cause an exit before the signal keeps its own outcome, and one
     after it is the cause's, whatever its code: a program that saves its work and exits 0 when told to stop is not done.
@@ -215,7 +219,7 @@ def judge(
     if ending.lost:
         return _lost(ending, lost_nodes)
     if ending.node_fault:
-        return Verdict(Outcome.NODE_FAULT, JobState.PENDING, Reason.NODE_FAULT, NODE_FAULT_DELAY)
+        return node_fault_verdict(uncharged)
     if ending.refused:
         return Verdict(Outcome.REFUSED, JobState.FAILED)
     if ending.accepted_as is not None:
@@ -228,14 +232,14 @@ def judge(
     if ending.limit_hit == "time" or (ending.stopped and cause == StopCause.TIME_LIMIT):
         return failed_verdict(Outcome.TIMED_OUT, failures, max_retries, backoff_s, multiplier)
     if ending.stopped:
-        return _stopped(cause)
+        return _stopped(cause, uncharged)
     if ending.exit_code == 0 and not ending.oom and ending.limit_hit is None:
         return Verdict(Outcome.COMPLETED, JobState.COMPLETED)
     outcome = Outcome.OUT_OF_MEMORY if ending.oom else Outcome.FAILED
     return failed_verdict(outcome, failures, max_retries, backoff_s, multiplier)
 
 
-def _stopped(cause: StopCause | None) -> Verdict:
+def _stopped(cause: StopCause | None, uncharged: int = 0) -> Verdict:
     if cause == StopCause.PREEMPT:
         return Verdict(Outcome.PREEMPTED, JobState.PENDING, Reason.PREEMPTED)
     if cause == StopCause.DRAIN:
@@ -243,7 +247,17 @@ def _stopped(cause: StopCause | None) -> Verdict:
     if cause == StopCause.REQUEUE:
         return Verdict(Outcome.REQUEUED, JobState.PENDING, Reason.REQUEUED)
     # Nobody asked for this stop: the node ended it for reasons of its own, and the user must not pay.
-    return Verdict(Outcome.NODE_FAULT, JobState.PENDING, Reason.NODE_FAULT, NODE_FAULT_DELAY)
+    return node_fault_verdict(uncharged)
+
+
+def node_fault_verdict(uncharged: int = 0) -> Verdict:
+    """The verdict on a node's own trouble: the job waits, soon tried again at first, then ever more rarely.
+
+    What looks like it may never end (an image's registry that is misspelt or gone), and each try holds the GPUs of
+    somebody who could run.
+    """
+    delay = min(MAX_NODE_FAULT_DELAY, NODE_FAULT_DELAY * 2 ** min(max(uncharged, 0), 10))
+    return Verdict(Outcome.NODE_FAULT, JobState.PENDING, Reason.NODE_FAULT, delay)
 
 
 def _lost(ending: Ending, lost_nodes: int) -> Verdict:

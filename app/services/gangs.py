@@ -174,6 +174,7 @@ class Roll:
             len(gang.lost_nodes),
             row.backoff_s,
             row.backoff_multiplier,
+            row.number - 1 - row.failures,
         )
         ended_at = {m.member: m.ended_at for m in gang.members.values() if m.ended_at is not None}
         ended_at |= {member: end.ended_at for member, end in gang.ends.items() if end.ended_at is not None}

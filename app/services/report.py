@@ -193,4 +193,5 @@ def _judge(row: Row, ending: Ending) -> Verdict:
         lost_nodes=len(row.lost_nodes) - known,
         backoff_s=row.backoff_s,
         multiplier=row.backoff_multiplier,
+        uncharged=row.number - 1 - row.failures,
     )

@@ -133,6 +133,17 @@ def test_a_nodes_own_fault_costs_the_user_nothing(fabric: Fabric, node: Node) ->
     assert (row.state, row.reason, row.failures) == (JobState.PENDING, Reason.NODE_FAULT, 0)
 
 
+def test_a_nodes_own_fault_that_comes_again_is_tried_ever_more_rarely(fabric: Fabric, node: Node) -> None:
+    fabric.submit_one()
+    waits = []
+    for _ in range(4):
+        taken = fabric.claim_one(node)
+        fabric.finish(taken, Ending(started=False, node_fault=True))
+        waits.append(fabric.value("SELECT round(extract(epoch FROM not_before - now()))::int FROM job"))
+        fabric.sql("UPDATE job SET not_before = NULL, ready = true")
+    assert waits == sorted(set(waits)) and waits[-1] > 10
+
+
 @pytest.mark.parametrize(
     ("cause", "ending", "state", "outcome"),
     [

@@ -112,6 +112,7 @@ class TestTheGangsEnd:
         verdict = gang_verdict({0: Outcome.CANCELLED, 1: Outcome.CANCELLED}, None, 0, 0)
         assert (verdict.state, verdict.reason) == (JobState.PENDING, Reason.NODE_FAULT)
         assert verdict.delay == NODE_FAULT_DELAY and not verdict.spends_retry
+        assert gang_verdict({0: Outcome.CANCELLED}, None, 0, 0, uncharged=2).delay == 4 * NODE_FAULT_DELAY
 
     def test_never_retries_what_was_refused(self) -> None:
         assert gang_verdict({0: Outcome.REFUSED, 1: Outcome.LOST}, None, 0, 9).state == JobState.FAILED

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.policy import MAX_BACKOFF, POISON_NODES, Ending, brake, judge
+from app.domain.policy import MAX_BACKOFF, NODE_FAULT_DELAY, POISON_NODES, Ending, brake, judge
 from app.domain.states import JobState, Outcome, Reason, StopCause
 
 CAUSES = [None, *StopCause]
@@ -96,6 +96,12 @@ def test_backoff_doubles_until_the_retries_are_spent() -> None:
         verdict = judge(Ending(exit_code=1), None, failures, max_retries=3, backoff_s=2, multiplier=2)
         waits.append(verdict.delay.total_seconds() if verdict.state == P else None)
     assert waits == [2, 4, 8, None]
+
+
+def test_a_nodes_own_trouble_that_comes_again_and_again_is_tried_ever_more_rarely() -> None:
+    verdicts = [judge(Ending(node_fault=True), None, 0, 0, uncharged=n) for n in (0, 1, 2, 7, 8, 10**6)]
+    assert [verdict.delay.total_seconds() for verdict in verdicts] == [2, 4, 8, 256, 300, 300]
+    assert judge(Ending(node_fault=True), None, 3, 3, uncharged=-3).delay == NODE_FAULT_DELAY
 
 
 @given(
