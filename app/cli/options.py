@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Callable
 from typing import Any, ParamSpec
+from uuid import UUID
 
 import click
 
@@ -55,8 +56,13 @@ def connect(server: str | None = None) -> Client:
 def full_id(client: Client, job_id: str) -> str:
     """`job_id`, or the one id of the newest jobs that begins with it when it is a prefix of 6 digits or more.
 
+    An id as the ai, gpu and compute contracts write it (job-0190b3…, job_0190b3…) becomes the one that all know.
+
     Raises Failure NOT_FOUND when none does, USAGE when several do.
     """
+    other = re.fullmatch(r"(?:job[-_])?([0-9a-fA-F]{32})", job_id)
+    if other:
+        return str(UUID(other[1]))
     if not re.fullmatch(r"[0-9a-fA-F][0-9a-fA-F-]{5,34}", job_id):
         return job_id
     found = [job["id"] for job in client.jobs(PREFIX_WINDOW) if job["id"].startswith(job_id.lower())]

@@ -11,6 +11,7 @@ import pytest
 
 from app.cli.client import Client, is_loopback, token_of
 from app.cli.failure import ExitCode, Failure
+from app.cli.options import full_id
 from config.settings import load_settings
 
 
@@ -53,6 +54,13 @@ def test_loopback(host: str) -> None:
 @pytest.mark.parametrize("host", ["10.0.0.1", "example.com", "localhost.com", "", "0.0.0.0", "127.0.0.1.nip.io"])
 def test_not_loopback(host: str) -> None:
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize("prefix", ["job-", "job_", ""])
+def test_an_id_of_another_contract_names_the_same_job(prefix: str) -> None:
+    nobody = Client("http://127.0.0.1:1", "")
+    whole = "0190b3e6-7f4c-7d0a-a6a0-c1a4f5b6d7e8"
+    assert full_id(nobody, prefix + whole.replace("-", "").upper()) == full_id(nobody, whole) == whole
 
 
 class _Stranger(BaseHTTPRequestHandler):
