@@ -7,6 +7,13 @@ from collections.abc import Iterable
 from app.domain.resources import Resources
 from scheduler.planner.snapshot import Rules, Snapshot, Waiting
 
+LEAST_PREEMPTORS, MOST_PREEMPTORS, MOST_LOOKS = 4, 32, 4000
+"""Jobs for which others make room at a time, and nodes looked at for all of them in a cycle.
+
+What they wait for is gone within a grace, so they take no place from those who wait for a job's whole limit; but each
+costs a look at every node.
+"""
+
 
 class Crowd:
     """The jobs that have a reservation in this plan.
@@ -18,7 +25,9 @@ class Crowd:
 
     def __init__(self, snapshot: Snapshot, rules: Rules) -> None:
         self._rules = rules
-        self._jobs = self._plain = 0
+        self._jobs = self._plain = self._preemptors = 0
+        looks = MOST_LOOKS // max(1, len(snapshot.nodes))
+        self._most_preemptors = max(LEAST_PREEMPTORS, min(MOST_PREEMPTORS, looks))
         self._keys: set[int] = set()
         plain = {job.key_id: job for job in snapshot.waiting if job.members == 1}.values()
         self._least = [_least(job.shape for job in plain if job.priority_class >= cls) for cls in range(3)]
@@ -26,6 +35,10 @@ class Crowd:
     def has_place(self) -> bool:
         """Whether one more job may have a reservation."""
         return self._jobs < self._rules.max_reservations
+
+    def may_preempt(self, job: Waiting) -> bool:
+        """Whether others may make room for one more job, and for this one."""
+        return job.can_preempt and self._preemptors < self._most_preemptors
 
     def deserves(self, job: Waiting, now: float, kept: bool) -> bool:
         """Whether the job gets one: a gang does at once; a plain one if it must gather room and has waited for it."""
@@ -35,8 +48,11 @@ class Crowd:
             return False
         return now - job.waiting_since >= self._rules.reserve_after_s and self._must_gather(job)
 
-    def add(self, job: Waiting) -> None:
-        """The job has one."""
+    def add(self, job: Waiting, preempts: bool) -> None:
+        """The job has one; `preempts`: of what others were told to give back."""
+        if preempts:
+            self._preemptors += 1
+            return
         self._jobs += 1
         if job.members == 1:
             self._plain += 1

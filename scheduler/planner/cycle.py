@@ -66,6 +66,8 @@ class _Cycle:
             note = self._settle(turn)
             if note is not None:
                 self._notes[turn.job.job_id] = note
+        # It asks this object what could start: as long as each holds the other, only the collector of cycles ends both.
+        del self._line
         return Plan(tuple(self._placements), tuple(self._reservations), tuple(self._preemptions), self._notes)
 
     def _settle(self, turn: Turn) -> Note | None:
@@ -92,9 +94,10 @@ class _Cycle:
         if offer.seats:
             return self._start(turn, ask, offer)
         # 3. Otherwise others make room for it, if its tenant may ask for that,
-        if not self._crowd.has_place():
+        has_place = self._crowd.has_place()
+        made = self._evict(job, ask) if self._crowd.may_preempt(job) else None
+        if made is None and not has_place:
             return why.full(job, self._rules)
-        made = self._evict(job, ask)
         promised = turn.starved or self._crowd.deserves(job, self._now, turn.kept)
         if made is None and not promised:
             return why.no_room(job, ask, self._hosts, offer.fits, self._now)
@@ -104,6 +107,8 @@ class _Cycle:
             return self._make_room(turn, ask, made)
         if start is None:
             return why.behind(job, self._hosts)
+        if not has_place and not turn.preempts:
+            return why.full(job, self._rules)
         # Those who were told are ending: what they leave is still the job's alone.
         reason = PREEMPTING if turn.preempts and made is not None else "gang" if job.members > 1 else "large"
         self._reserve(turn, ask, start, "starved" if turn.starved else reason)
@@ -134,7 +139,7 @@ class _Cycle:
 
     def _evict(self, job: Waiting, ask: Ask) -> Eviction | None:
         key = (ask, job.runner, job.tier, job.priority_class, job.priority)
-        if not job.can_preempt or self._no_victims.get(key, job.members + 1) <= job.members:
+        if self._no_victims.get(key, job.members + 1) <= job.members:
             return None
         made = evict(job, ask, self._hosts, self._victims, self._now)
         if made is None and not job.avoid and job.max_per_node is None:
@@ -174,7 +179,7 @@ class _Cycle:
             )  # fmt: skip
             self._hosts.reserve(host, held)
             self._reservations.append(held)
-        self._crowd.add(job)
+        self._crowd.add(job, reason == PREEMPTING)
         self._charge(job)
 
     def _charge(self, job: Waiting) -> None:
