@@ -127,6 +127,21 @@ def test_the_cheapest_victims_go_and_are_told_once() -> None:
     assert again.preemptions == () and nodes_of(again, 1) == ["n2"]
 
 
+def test_those_who_wait_for_ends_keep_nobody_from_preempting() -> None:
+    hosts = [node(f"n{i}") for i in range(8)]
+    runs = [running(i, f"n{i}", all_of(f"n{i}"), preemptible=i < 6) for i in range(8)]
+    gangs = [waiting(i, gpus=4, members=2, cls=FOREGROUND, key_id=1) for i in range(1, 6)]
+    urgent = [
+        waiting(i, gpus=4, cls=FOREGROUND, tier=Tier.HIGH, can_preempt=True, tenant_id=TENANTS[2])
+        for i in range(10, 16)
+    ]
+    rules = replace(RULES, max_reservations=1)
+    made = planned(fabric(*hosts, *runs, *gangs, *urgent), rules=rules)
+    assert len(made.preemptions) == 4, "the first gang holds two of the six nodes with a victim"
+    held = {one.job_id.int for one in made.reservations}
+    assert len(held & set(range(1, 6))) == 1 and len(held & set(range(10, 16))) == 4
+
+
 def test_a_gang_goes_whole_and_nobody_above_does() -> None:
     pair = [
         running(n, f"n{n}", all_of(f"n{n}"), leader=UUID(int=20_001), preemptible=True, job_id=UUID(int=9))
