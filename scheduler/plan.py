@@ -17,6 +17,7 @@ from app.domain.priority import PriorityClass
 from app.services.passes import Pass, run_task
 from app.services.place import Spot, place
 from app.services.planning import Told, Victim, Wanted, age_shares, keep, note
+from app.services.plans import carry_on
 from app.storage import upkeep
 from app.storage.database import Database, Tx
 from config.settings import Settings
@@ -50,6 +51,7 @@ def run_plan(db: Database, settings: Settings) -> Pass:
         cycle(db, settings, done)
         took_s = time.monotonic() - began
         done.detail |= {"took_s": round(took_s, 4), "at": now + took_s}
+        done.detail |= carry_on(tx, before, done.detail)
 
     return run_task(db, "plan", work)
 
@@ -91,9 +93,10 @@ def _apply(db: Database, settings: Settings, loaded: Loaded, decided: Plan, last
     kept = keep(db, list(_wanted(loaded, decided)), victims, lasts_s, starting)
     wake = set(kept.nodes)
     done.detail |= {"reserved": len(decided.reservations), "preempted": len(kept.preempted)}
-    for one in decided.preemptions:
-        if one.victim_job in kept.preempted:
-            log.info("job %s %s (job %s)", one.victim_job, one.why, one.for_job)
+    told = [one for one in decided.preemptions if one.victim_job in kept.preempted]
+    done.detail["told"] = [[str(one.victim_attempt), str(one.for_job)] for one in told]
+    for one in told:
+        log.info("job %s %s (job %s)", one.victim_job, one.why, one.for_job)
     # What is reserved now is what this plan reserved, for jobs that come before and after those that it places, and
     # what those had before that it places: it knew of all.
     planned_with = frozenset(one.job_id for one in decided.reservations).union(starting)

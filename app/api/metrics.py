@@ -7,13 +7,13 @@ from typing import cast
 
 from flask import Flask, Request, Response, current_app, request
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_flask_exporter import PrometheusMetrics
 
 from app.api.stream_budget import StreamBudget
 from app.domain.errors import Unavailable
-from app.services import inspect
+from app.services import inspect, plans
 from app.services.views import Gauges
 from app.storage.database import Database
 
@@ -59,6 +59,23 @@ def _families(gauges: Gauges) -> Iterator[Metric]:
     yield ages
     never = gauges.task_detail.get("unrunnable", {}).get("jobs", 0)
     yield GaugeMetricFamily("cfab_unrunnable_jobs", "Waiting jobs that no registered node could ever run.", never)
+    yield from _plan_families(gauges)
+
+
+def _plan_families(gauges: Gauges) -> Iterator[Metric]:
+    """The planner's: the last cycle, what is reserved, and what its cycles added up to since the database was made."""
+    detail = gauges.task_detail.get("plan", {})
+    took_s, sums = float(detail.get("took_s", 0.0)), plans.totals(detail)
+    yield GaugeMetricFamily("cfab_plan_cycle_seconds", "How long the planner's last cycle took.", took_s)
+    yield GaugeMetricFamily("cfab_plan_reserved_jobs", "Jobs for which capacity is reserved.", gauges.reserved_jobs)
+    for name, told, number in (
+        ("cycles", "Cycles of the planner.", sums.cycles),
+        ("busy_seconds", "Seconds that cycles of the planner took.", sums.seconds),
+        ("placements", "Jobs that the planner placed.", sums.placed),
+        ("refused_placements", "Placements that no longer fitted when they were made.", sums.refused),
+        ("preemptions", "Jobs that were told to make room.", sums.preempted),
+    ):
+        yield CounterMetricFamily(f"cfab_plan_{name}", told, number)
 
 
 class Exporter:

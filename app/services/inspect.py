@@ -28,7 +28,7 @@ from app.services.views import (
     spec_view,
     view_of,
 )
-from app.storage import holds, jobs, nodes, upkeep
+from app.storage import holds, jobs, nodes, plans, upkeep
 from app.storage.database import Database, Row, Tx
 
 SEEN_WITHIN_S = 180.0
@@ -184,11 +184,11 @@ def health(db: Database) -> None:
 
 
 def gauges(db: Database) -> Gauges:
-    """Exact numbers for monitoring: jobs by state and class, executors by state, age of each beat task's last run."""
+    """Exact numbers for monitoring: jobs by state and class, executors by state, beat tasks' last runs."""
     with db.transaction("read") as tx:
         rows, unfolded = jobs.counts(tx, None), jobs.unfolded(tx)
         seen = nodes.list_nodes(tx, ["agent", "external"], SEEN_WITHIN_S)
-        runs = upkeep.task_runs(tx)
+        runs, reserved = upkeep.task_runs(tx), plans.count_reserved(tx).jobs
     fold_when_many(db, unfolded)
     numbers = {(state.word, cls.word): 0 for state in JobState for cls in PriorityClass}
     for cls, state, n in rows:
@@ -196,7 +196,8 @@ def gauges(db: Database) -> Gauges:
     by_state = {"ready": 0, "draining": 0, "offline": 0}
     for row in seen:
         by_state[row.state] += 1
-    return Gauges(numbers, by_state, {run.name: run.age_s for run in runs}, {run.name: run.detail for run in runs})
+    ages, details = {run.name: run.age_s for run in runs}, {run.name: run.detail for run in runs}
+    return Gauges(numbers, by_state, ages, details, reserved)
 
 
 def _own(tx: Tx, tenant_id: UUID, job_id: UUID) -> Row:

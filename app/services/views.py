@@ -173,6 +173,7 @@ class Gauges:
     executors: Mapping[str, int]
     tasks_age_s: Mapping[str, float]
     task_detail: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reserved_jobs: int = 0
 
 
 def view_of(row: Row | None) -> JobView:

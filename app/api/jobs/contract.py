@@ -14,6 +14,7 @@ from app.api.jobs import (
     image_routes,
     log_routes,
     node_routes,
+    plan_routes,
     routes,
     sample_routes,
     tenant_routes,
@@ -23,7 +24,7 @@ from app.api.jobs.schemas import ErrorShown
 from app.api.jobs.translate import JobsErrorForm
 
 ROUTES = (routes, executor_routes, admin_routes, log_routes, event_routes, tenant_routes, explain_routes, sample_routes,
-          node_routes, image_routes, control_routes, checkpoint_routes,
+          node_routes, plan_routes, image_routes, control_routes, checkpoint_routes,
           array_routes)  # fmt: skip
 """The modules that add the contract's routes to its blueprint when they are imported."""
 
