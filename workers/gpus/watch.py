@@ -59,7 +59,8 @@ class GpuWatch:
             first = source.read()
             self._chosen = select(first, wanted)
             self._take(first, ())
-            self._told = self._records
+            # Registering tells which GPUs there are and their health, no readings.
+            self._told = [{**one, **dict.fromkeys(_NOTICEABLE)} for one in self._records]
 
     def offered(self) -> tuple[Gpu, ...]:
         """What the node registers."""

@@ -118,7 +118,21 @@ def test_a_driver_that_hangs_takes_its_gpus_out(monkeypatch: pytest.MonkeyPatch)
     news = scene.watch.news()
     assert news is not None
     assert {one["reason"] for one in news} == {HUNG}
+    scene.watch.told(news)
     scene.watch.look()
+    back = scene.watch.news()
+    assert back is not None and scene.watch.told(back)
+    assert scene.watch.news() is None
+
+
+def test_the_first_readings_are_told_even_of_gpus_that_stay_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene()
+    assert scene.watch.news() is None, "it is too soon"
+    monkeypatch.setattr(watch, "TELL_S", 0.0)
+    news = scene.watch.news()
+    assert news is not None
+    assert [(one["utilization_percent"], one["temperature_celsius"]) for one in news] == [(0, 30), (0, 30)]
+    assert not scene.watch.told(news), "there is no GPU to give away that was none before"
     assert scene.watch.news() is None
 
 
