@@ -17,6 +17,9 @@ Step = tuple[float, int]
 Release = tuple[float, int, int, tuple[str, ...]]
 """When it is gone, and the CPUs, memory and GPUs that it gives back."""
 
+UNKNOWN_S = 900.0
+"""What waits for the end of a job without a time limit is not expected to start before."""
+
 _by_size = attrgetter("memory_bytes", "index", "uuid")
 _first = itemgetter(0)
 
@@ -124,10 +127,12 @@ class Host:
     def hole_for(self, ask: Ask, ends_at: float) -> tuple[int, list[Gpu]]:
         """How many allocations that are gone by `ends_at` fit now and make no reservation wait; the GPUs open to them.
 
-        A reservation that starts later is not cut into. One that starts earlier, or nobody knows when, must find what
-        it needs beside them at its time.
+        A reservation that starts later is not cut into. One that starts earlier must find what it needs beside them at
+        its time. One that waits for something without a limit may do so for days, in which its room would lie idle:
+        what is gone within UNKNOWN_S runs there, and delays it by no more than that.
         """
-        cut = [held for held in self.reserved if held.starts_at is None or held.starts_at < ends_at]
+        unknown = self.now + UNKNOWN_S
+        cut = [held for held in self.reserved if (unknown if held.starts_at is None else held.starts_at) < ends_at]
         closed = {uuid for held in cut for uuid in held.gpu_uuids}
         gpus = [gpu for gpu in self.free_gpus if gpu.uuid not in closed]
         slots, cpus, memory = self.free_slots, self.free_cpus, self.free_memory

@@ -12,6 +12,7 @@ from uuid import UUID
 from app.domain.policy import Room
 from app.domain.resources import Free
 from scheduler.planner import NodeView, Plan, Rules, Running, Snapshot, Waiting
+from scheduler.planner.host import UNKNOWN_S
 from scheduler.planner.victims import lost_gpu_s
 from tests.unit.scheduler.planner.worlds import NOW, RULES
 
@@ -58,7 +59,8 @@ def never_over_commits(planner: Planner, snapshot: Snapshot) -> None:
                     continue
                 for seat in placement.members:
                     cut = set(seat.gpu_uuids) & set(one.gpu_uuids)
-                    assert not cut or (one.starts_at is not None and end <= one.starts_at), "a held GPU taken too long"
+                    due = NOW + UNKNOWN_S if one.starts_at is None else one.starts_at
+                    assert not cut or end <= due, "a held GPU taken too long"
 
 
 def _stands_before(placed: Waiting, starts: str, waits: Waiting, why: str, is_kept: bool) -> bool:

@@ -75,12 +75,6 @@ def test_small_jobs_that_end_in_time_run_in_the_hole_and_longer_ones_wait() -> N
     assert reason(made, 3) == reason(made, 4) == "no_room"
 
 
-def test_nobody_runs_in_a_hole_of_which_nobody_knows_the_end() -> None:
-    busy = running(1, "n1", all_of("n1"), limit_s=None)
-    made = planned(fabric(node("n1"), node("n2"), busy, waiting(1, gpus=4, members=2), waiting(2, limit_s=1.0)))
-    assert made.placements == () and {held.starts_at for held in made.reservations} == {None}
-
-
 def test_a_better_class_passes_the_reservations_of_others() -> None:
     busy = running(1, "n1", all_of("n1"))
     gang = waiting(1, gpus=4, members=2, cls=BEST_EFFORT)
@@ -125,6 +119,15 @@ def test_the_cheapest_victims_go_and_are_told_once() -> None:
     assert nodes_of(made, 1) == ["n2"] and made.notes[UUID(int=1)].numbers["victims"] == 1
     again = planned(replace(snapshot, running=(young, old, replace(saved, stopping=True)), reserved=made.reservations))
     assert again.preemptions == () and nodes_of(again, 1) == ["n2"]
+
+
+def test_what_is_kept_for_somebody_behind_a_job_without_a_limit_does_not_lie_idle() -> None:
+    endless = running(1, "n1", all_of("n1"), limit_s=None)
+    gang, short = waiting(1, gpus=4, members=2), waiting(2, gpus=1, limit_s=600.0)
+    long, unlimited = waiting(3, gpus=1, limit_s=6000.0), waiting(4, gpus=1, limit_s=None)
+    made = planned(fabric(node("n1"), node("n2"), endless, gang, short, long, unlimited))
+    assert sorted(nodes_of(made, 1)) == ["n1", "n2"] and {held.starts_at for held in made.reservations} == {None}
+    assert [(p.job_id.int, p.why) for p in made.placements] == [(2, "backfill")]
 
 
 def test_those_who_wait_for_ends_keep_nobody_from_preempting() -> None:
