@@ -17,7 +17,7 @@ from app.cli.client import Client
 from app.cli.explain import BAR_CELLS, bar
 from app.cli.failure import ExitCode
 from app.cli.options import Duration, fabric_command
-from app.cli.render import moment, plain, print_json, span
+from app.cli.render import moment, plain, print_json, size, span
 
 JOB_CELLS, UUID_CELLS = 36, 40
 _STATE = {"ready": "green", "draining": "magenta", "offline": "bright_black"}
@@ -233,15 +233,15 @@ def _words(one: Mapping[str, Any]) -> str:
         return f"out: {plain(one['reason'])}{by}{still}"
     if one["state"] == "shared":
         count = f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}"
-        return f"shared by {count}: {_size(one['slice_bytes'])} of {_size(one['memory_bytes'])}"
+        return f"shared by {count}: {size(one['slice_bytes'])} of {size(one['memory_bytes'])}"
     return f"job {jobs[0]}" if jobs else "free, may be shared" if one["sharing"] else "free"
 
 
 def _used(one: Mapping[str, Any]) -> Text:
     total, used = one["memory_bytes"], one["memory_used_bytes"]
     if used is None:
-        return Text(f"- of {_size(total)}", style="dim")
-    return bar(used, total, False).append(f" {_size(used)}/{_size(total)}", style="default")
+        return Text(f"- of {size(total)}", style="dim")
+    return bar(used, total, False).append(f" {size(used)}/{size(total)}", style="default")
 
 
 def _jobs(jobs: Sequence[Mapping[str, Any]]) -> Table:
@@ -257,7 +257,7 @@ def _jobs(jobs: Sequence[Mapping[str, Any]]) -> Table:
             escape(plain(job["type"])),
             escape(plain(job["tenant"])),
             f"{job['cpus']:g}",
-            _size(job["memory_bytes"]),
+            size(job["memory_bytes"]),
             str(len(job["gpus"]) or "-"),
         )
     return table
@@ -266,12 +266,8 @@ def _jobs(jobs: Sequence[Mapping[str, Any]]) -> Table:
 def _free(node: Mapping[str, Any], name: str) -> Text:
     amount = node[name]
     text = bar(amount["free"], amount["total"], False, good="green")
-    figures = [_size(v) if name == "memory_bytes" else f"{v:g}" for v in (amount["free"], amount["total"])]
+    figures = [size(v) if name == "memory_bytes" else f"{v:g}" for v in (amount["free"], amount["total"])]
     return text.append(" " + "/".join(figures), style="default")
-
-
-def _size(value: float) -> str:
-    return f"{value / 2**30:.3g}G" if value >= 2**30 else f"{value / 2**20:.3g}M"
 
 
 def _ago(seconds: float) -> str:

@@ -8,9 +8,14 @@ from urllib.parse import quote
 
 import requests
 
+PAGE = 1000
+
 
 class PlanCalls:
     """Calls about the planner; they raise Failure as those of the client do."""
+
+    def _json(self, method: str, path: str, **options: Any) -> Any:
+        raise NotImplementedError  # The client's own.
 
     def _open(self, method: str, path: str, **options: Any) -> AbstractContextManager[requests.Response]:
         raise NotImplementedError  # The client's own.
@@ -19,3 +24,24 @@ class PlanCalls:
         """Tell that a running job has saved its work just now; the answer of the server is empty."""
         with self._open("POST", f"/jobs/{quote(job_id, safe='')}/checkpoint"):
             return {"id": job_id, "checkpoint": "reported"}
+
+    def plan(self) -> dict[str, Any]:
+        """What the planner does, with all pages of what it reserved and of who makes room.
+
+        What changes between two pages may show twice or not at all.
+        """
+        plan = self._plan_page(0)
+        lists = ("reservations", "making_room")
+        offset = PAGE
+        while any(len(plan[name]) < plan[f"{name}_total"] for name in lists):
+            page = self._plan_page(offset)
+            if not any(page[name] for name in lists):
+                break
+            for name in lists:
+                plan[name] += page[name]
+            offset += PAGE
+        return plan
+
+    def _plan_page(self, offset: int) -> dict[str, Any]:
+        found: dict[str, Any] = self._json("GET", "/plan", params={"limit": str(PAGE), "offset": str(offset)})
+        return found

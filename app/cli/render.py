@@ -88,6 +88,11 @@ def span(duration: Any) -> str:
     return f"{seconds // 86_400}d{seconds % 86_400 // 3600:02}h"
 
 
+def size(value: float) -> str:
+    """Bytes in GiB or MiB: 1.5G, 512M."""
+    return f"{value / 2**30:.3g}G" if value >= 2**30 else f"{value / 2**20:.3g}M"
+
+
 def ending(job: Mapping[str, Any]) -> str:
     """One sentence on where a job is or how it ended."""
     state = str(job.get("state_detail") or job["status"])

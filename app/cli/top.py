@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import click
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from app.cli.client import Client
 from app.cli.explain import bar
-from app.cli.failure import ExitCode, Failure
+from app.cli.failure import ExitCode
+from app.cli.live import redraw
 from app.cli.options import Duration, fabric_command, full_id
 from app.cli.render import coloured, moment, plain, print_json, span
 
@@ -26,7 +25,6 @@ SPARK_CELLS = 20
 WIDE = 170
 """Columns that all of it takes; a narrower terminal gets shorter names and no second sparkline."""
 NEARLY_FULL = 0.9
-OUTAGE_S = 60.0
 
 
 @click.command("top")
@@ -48,29 +46,8 @@ def command(
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 2 * WIDE)
         console.print(table(used, console.width))
     else:
-        _watch(client, found, limit, every, used)
+        redraw(used, lambda: client.usage(found, limit), table, every)
     return ExitCode.OK
-
-
-def _watch(client: Client, job_id: str | None, limit: int, every_s: float, used: Sequence[Mapping[str, Any]]) -> None:
-    """Draws until Ctrl-C; a server that is away for a while is waited for, and said so."""
-    heard, note = time.monotonic(), ""
-    with Live(Text(""), screen=True, auto_refresh=False) as live:
-        live.update(_screen(used, note, live.console.width), refresh=True)
-        while True:
-            time.sleep(every_s)
-            try:
-                used, heard, note = client.usage(job_id, limit), time.monotonic(), ""
-            except Failure as failure:
-                if failure.code is not ExitCode.UNREACHABLE or time.monotonic() - heard > OUTAGE_S:
-                    raise
-                note = failure.message
-            live.update(_screen(used, note, live.console.width), refresh=True)
-
-
-def _screen(used: Sequence[Mapping[str, Any]], note: str, width: int) -> RenderableType:
-    last = Text(plain(note), style="red") if note else Text("Ctrl-C ends this", style="dim")
-    return Group(table(used, width), Text(""), last)
 
 
 def table(used: Sequence[Mapping[str, Any]], width: int = WIDE, now: datetime | None = None) -> RenderableType:
