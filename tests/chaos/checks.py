@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 
 from tests.chaos.evidence import Attempt, Evidence, Node
@@ -19,6 +20,24 @@ FINAL = {
 }
 """Which outcome of its last attempt each terminal state may stand on; a cancel may come between two attempts."""
 CHARGED = {"failed", "timed_out", "out_of_memory"}
+GRAVITY = (
+    "refused", "lost", "node_fault", "preempted", "drained", "requeued", "out_of_memory", "timed_out", "failed",
+    "cancelled", "completed",
+)  # fmt: skip
+"""Of the members' ends the first of these is their gang's."""
+
+
+@dataclass(frozen=True)
+class Try:
+    """An attempt of a job, all members of a gang together; None as long as one of them has not ended.
+
+    `exit_codes` are those of the members whose end is the gang's: of equal ones the first counts, by clocks of nodes.
+    """
+
+    number: int
+    outcome: str | None
+    exit_codes: frozenset[int | None]
+    members: tuple[int, ...]
 
 
 def nothing_lost(evidence: Evidence) -> list[str]:
@@ -37,9 +56,9 @@ def nothing_lost(evidence: Evidence) -> list[str]:
 def one_result_each(evidence: Evidence) -> list[str]:
     """Each job ended once, by its last attempt; every attempt has ended; only failures of its own were charged."""
     problems = []
-    attempts = _by_job(evidence.attempts)
+    tries = _tries(evidence.attempts)
     for job in evidence.jobs.values():
-        mine = attempts.get(job.id, [])
+        mine = tries.get(job.id, [])
         if job.terminal_events != 1:
             problems.append(f"job {job.id} was told to have ended {job.terminal_events} times")
         if [a.number for a in mine] != list(range(1, len(mine) + 1)):
@@ -50,8 +69,8 @@ def one_result_each(evidence: Evidence) -> list[str]:
             problems.append(f"job {job.id} has accepted results of attempts {wins} of {len(mine)}")
         if mine and mine[-1].outcome not in FINAL.get(job.state, set()):
             problems.append(f"job {job.id} is {job.state}, but its last attempt ended {mine[-1].outcome}")
-        if mine and job.state != "cancelled" and mine[-1].exit_code != job.exit_code:
-            problems.append(f"job {job.id} has exit code {job.exit_code}, its last attempt {mine[-1].exit_code}")
+        if mine and job.state != "cancelled" and job.exit_code not in mine[-1].exit_codes:
+            problems.append(f"job {job.id} has exit code {job.exit_code}, its last attempt {set(mine[-1].exit_codes)}")
         charged = sum(a.outcome in CHARGED for a in mine)
         spent = sum(a.outcome in CHARGED for a in mine[:-1])
         allowed = job.max_retries
@@ -68,19 +87,30 @@ def one_result_each(evidence: Evidence) -> list[str]:
 
 def results_are_true(evidence: Evidence) -> list[str]:
     """A completed attempt really came to its end, and everything that ran was an attempt, started once."""
-    seen = {(life.job_id, life.attempt): life for life in lives(evidence.witness)}
-    known = {(a.job_id, a.number) for a in evidence.attempts}
-    problems = [f"job {job} ran as attempt {n}, which nobody claimed" for job, n in sorted(set(seen) - known)]
+    seen = {(life.job_id, life.attempt, life.member): life for life in lives(evidence.witness)}
+    known = {(a.job_id, a.number, a.member) for a in evidence.attempts}
+    problems = [f"job {job} ran as attempt {n}.{m}, which nobody claimed" for job, n, m in sorted(set(seen) - known)]
     problems += [
-        f"attempt {number} of job {job_id} was started {life.starts} times"
-        for (job_id, number), life in seen.items()
+        f"attempt {number}.{member} of job {job_id} was started {life.starts} times"
+        for (job_id, number, member), life in seen.items()
         if life.starts != 1
     ]
     for a in evidence.attempts:
-        life = seen.get((a.job_id, a.number))
+        life = seen.get((a.job_id, a.number, a.member))
         if a.outcome == "completed" and (life is None or not life.ended):
-            problems.append(f"attempt {a.number} of job {a.job_id} is completed, but never came to its end")
+            problems.append(f"attempt {a.number}.{a.member} of job {a.job_id} is completed, but never came to its end")
     return problems
+
+
+def gangs_whole(evidence: Evidence) -> list[str]:
+    """Every attempt was made with all of its job's members."""
+    tries = _tries(evidence.attempts)
+    return [
+        f"attempt {one.number} of job {job.id} was made with members {list(one.members)} of {job.members}"
+        for job in evidence.jobs.values()
+        for one in tries.get(job.id, [])
+        if one.members != tuple(range(job.members))
+    ]
 
 
 def no_overlap(evidence: Evidence, allowed_s: float = 0.0) -> list[str]:
@@ -123,10 +153,10 @@ def _gpu_problems(gpu: str, users: list[Life], memory_bytes: int) -> Iterator[st
 
 def capacity_kept(evidence: Evidence) -> list[str]:
     """No node ran more jobs or more CPUs at once than it has, by the jobs' own account."""
-    where = {(a.job_id, a.number): a for a in evidence.attempts}
+    where = {(a.job_id, a.number, a.member): a for a in evidence.attempts}
     changes: dict[str, list[tuple[float, int, int]]] = {}
     for life in lives(evidence.witness):
-        attempt = where.get((life.job_id, life.attempt))
+        attempt = where.get((life.job_id, life.attempt, life.member))
         if attempt is not None:
             told = changes.setdefault(attempt.node_id, [])
             told.append((life.begins + RESOLUTION_S, 1, attempt.cpus_milli))
@@ -183,7 +213,7 @@ def no_restarts(evidence: Evidence) -> list[str]:
 ALL: Mapping[str, Callable[[Evidence], list[str]]] = {
     check.__name__: check
     for check in (
-        nothing_lost, one_result_each, results_are_true, no_overlap, gpus_exclusive, capacity_kept,
+        nothing_lost, one_result_each, results_are_true, gangs_whole, no_overlap, gpus_exclusive, capacity_kept,
         never_overcommitted, nothing_left_over, counts_right,
     )
 }  # fmt: skip
@@ -202,10 +232,18 @@ def shortest_handover_s(evidence: Evidence) -> float | None:
     return min(gaps, default=None)
 
 
-def _by_job(attempts: Iterable[Attempt]) -> dict[str, list[Attempt]]:
-    found: dict[str, list[Attempt]] = {}
-    for attempt in sorted(attempts, key=lambda a: a.number):
-        found.setdefault(attempt.job_id, []).append(attempt)
+def _tries(attempts: Iterable[Attempt]) -> dict[str, list[Try]]:
+    """The attempts of each job by number."""
+    together: dict[tuple[str, int], list[Attempt]] = {}
+    for attempt in attempts:
+        together.setdefault((attempt.job_id, attempt.number), []).append(attempt)
+    found: dict[str, list[Try]] = {}
+    for (job_id, number), members in sorted(together.items()):
+        outcomes = {member.outcome for member in members}
+        outcome = None if None in outcomes else next(one for one in GRAVITY if one in outcomes)
+        codes = frozenset(member.exit_code for member in members if member.outcome == outcome)
+        ranks = tuple(sorted(member.member for member in members))
+        found.setdefault(job_id, []).append(Try(number, outcome, codes, ranks))
     return found
 
 

@@ -29,11 +29,12 @@ class Job:
     max_retries: int
     exit_code: int | None
     terminal_events: int
+    members: int = 1
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """An attempt's row, with the share that its job reserves."""
+    """An attempt's row, with the share that its job reserves for it; of a gang, one member's."""
 
     job_id: str
     number: int
@@ -42,6 +43,7 @@ class Attempt:
     exit_code: int | None
     cpus_milli: int = 0
     gpus: tuple[str, ...] = ()
+    member: int = 0
 
 
 @dataclass(frozen=True)
@@ -81,11 +83,11 @@ class Evidence:
     gpu_memory: Mapping[str, int] = field(default_factory=dict)
 
 
-JOBS = """SELECT j.id::text AS id, j.state, j.failures, s.max_retries, j.exit_code,
+JOBS = """SELECT j.id::text AS id, j.state, j.failures, s.max_retries, j.exit_code, s.members,
     (SELECT count(*) FROM event e WHERE e.job_id = j.id AND e.state > 3) AS terminal_events
     FROM job j JOIN job_spec s ON s.job_id = j.id"""
-ATTEMPTS = """SELECT a.job_id::text AS job_id, a.number, a.node_id, a.outcome, a.exit_code, a.gpu_uuids, s.cpus_milli
-    FROM attempt a JOIN job_spec s ON s.job_id = a.job_id ORDER BY a.job_id, a.number"""
+ATTEMPTS = """SELECT a.job_id::text AS job_id, a.number, a.node_id, a.outcome, a.exit_code, a.gpu_uuids, s.cpus_milli,
+    a.member FROM attempt a JOIN job_spec s ON s.job_id = a.job_id ORDER BY a.job_id, a.number, a.member"""
 NODES = """SELECT id, slots, cpus_milli, memory_bytes, jsonb_array_length(gpus) AS gpus FROM node"""
 GPU_MEMORY = """SELECT g ->> 'uuid' AS uuid, (g ->> 'memory_bytes')::bigint AS n
     FROM node CROSS JOIN jsonb_array_elements(gpus) g"""

@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos import checks
 from tests.chaos.evidence import Attempt, Evidence, Job, Node, Sample
-from tests.chaos.witness import Line, read_witness
+from tests.chaos.witness import Line, lives, read_witness
 from tests.chaos.workload import Planned
 
 HAS = Node(slots=2, cpus_milli=1000, memory_bytes=2**30, gpus=1)
@@ -20,11 +20,13 @@ RIGHT = Sample({"n": ROOM}, {"n": ROOM}, drift=0, gpus_held_twice=0)
 Doctor = Callable[[Evidence], Evidence]
 
 
-def lines(job_id: str, attempt: int, begins: float, ends: float, gpu: str = "", ended: bool = True) -> list[Line]:
+def lines(
+    job_id: str, attempt: int, begins: float, ends: float, gpu: str = "", ended: bool = True, member: int = 0
+) -> list[Line]:
     gpus = (gpu,) if gpu else ()
     return [
-        Line("start", job_id, attempt, begins, gpus),
-        Line("end" if ended else "alive", job_id, attempt, ends, gpus),
+        Line("start", job_id, attempt, begins, gpus, member=member),
+        Line("end" if ended else "alive", job_id, attempt, ends, gpus, member=member),
     ]
 
 
@@ -35,17 +37,20 @@ def slices(gpu: str, *sizes: int) -> list[Line]:
 
 
 def right() -> Evidence:
-    """One job that ran once on a GPU, one that was lost and ran again, one that failed twice with one retry."""
+    """One job that ran once on a GPU, one that was lost and ran again, one that failed twice with one retry; a gang of
+    two that lost a host, upon which the other member failed, and ran again."""
     return Evidence(
         planned={
             "once": Planned("a", "ok", {}),
             "lost": Planned("b", "ok", {}),
             "fails": Planned("c", "fail", {}),
+            "gang": Planned("d", "ok", {}),
         },
         jobs={
             "once": Job("once", "completed", 0, 0, 0, 1),
             "lost": Job("lost", "completed", 0, 0, 0, 1),
             "fails": Job("fails", "failed", 1, 1, 7, 1),
+            "gang": Job("gang", "completed", 0, 0, 0, 1, members=2),
         },
         attempts=[
             Attempt("once", 1, "n", "completed", 0, 500, ("GPU-1",)),
@@ -53,6 +58,10 @@ def right() -> Evidence:
             Attempt("lost", 2, "n", "completed", 0, 500),
             Attempt("fails", 1, "n", "failed", 7, 500),
             Attempt("fails", 2, "n", "failed", 7, 500),
+            Attempt("gang", 1, "n", "failed", 1, 500),
+            Attempt("gang", 1, "n", "lost", None, 500, member=1),
+            Attempt("gang", 2, "n", "completed", 0, 500),
+            Attempt("gang", 2, "n", "completed", 0, 500, member=1),
         ],
         nodes={"n": HAS},
         witness=[
@@ -61,11 +70,15 @@ def right() -> Evidence:
             *lines("lost", 2, 14.0, 16.0),
             *lines("fails", 1, 10.0, 11.0),
             *lines("fails", 2, 12.0, 13.0),
+            *lines("gang", 1, 20.0, 21.0, ended=False),
+            *lines("gang", 1, 20.0, 22.0, ended=False, member=1),
+            *lines("gang", 2, 23.0, 24.0),
+            *lines("gang", 2, 23.0, 24.0, member=1),
         ],
         samples=[RIGHT],
-        counted={(1, "completed"): 2, (1, "failed"): 1},
-        classes={(1, "completed"): 2, (1, "failed"): 1},
-        ended_by_node={"n": 5},
+        counted={(1, "completed"): 3, (1, "failed"): 1},
+        classes={(1, "completed"): 3, (1, "failed"): 1},
+        ended_by_node={"n": 9},
         left_over={"allocations": 0, "leases": 0, "gpu_holds": 0, "usage_rows": 0},
         gpu_memory={"GPU-1": 80, "GPU-2": 80},
     )
@@ -122,6 +135,19 @@ def test_slices_that_fit_are_no_fault() -> None:
         pytest.param(checks.one_result_each, with_attempt(0, exit_code=1), id="the result is another's"),
         pytest.param(checks.one_result_each, with_attempt(1, outcome="failed"), id="a loss was charged"),
         pytest.param(checks.one_result_each, with_job("fails", max_retries=2), id="a retry was withheld"),
+        pytest.param(checks.one_result_each, with_attempt(8, outcome=None), id="a member never ended"),
+        pytest.param(checks.one_result_each, with_attempt(8, outcome="lost"), id="a gang completed without a member"),
+        pytest.param(checks.one_result_each, with_attempt(6, outcome="cancelled"), id="a failure was not charged"),
+        pytest.param(checks.gangs_whole, with_job("gang", members=3), id="half a gang was placed"),
+        pytest.param(checks.gangs_whole, with_attempt(7, member=1), id="a member was placed twice"),
+        pytest.param(
+            checks.results_are_true, with_lines(*lines("gang", 1, 20, 21, member=2)), id="a stranger ran in a gang"
+        ),
+        pytest.param(
+            checks.no_overlap,
+            with_lines(Line("alive", "gang", 1, 23.1, member=1)),
+            id="a member lived beside the next attempt",
+        ),
         pytest.param(checks.results_are_true, with_lines(*lines("once", 2, 20, 21)), id="ran unclaimed"),
         pytest.param(checks.results_are_true, with_lines(*lines("once", 1, 20, 21)), id="one attempt ran twice"),
         pytest.param(
@@ -167,15 +193,21 @@ def test_slices_that_fit_are_no_fault() -> None:
         pytest.param(checks.nothing_left_over, lambda e: replace(e, left_over={"usage_rows": 1}), id="usage is left"),
         pytest.param(
             checks.counts_right,
-            lambda e: replace(e, counted={(1, "completed"): 3, (1, "failed"): 1}),
+            lambda e: replace(e, counted={(1, "completed"): 4, (1, "failed"): 1}),
             id="a count is off by one",
         ),
-        pytest.param(checks.counts_right, lambda e: replace(e, ended_by_node={"n": 4}), id="an end was not counted"),
+        pytest.param(checks.counts_right, lambda e: replace(e, ended_by_node={"n": 8}), id="an end was not counted"),
         pytest.param(checks.no_restarts, lambda e: e, id="a job was restarted"),
     ],
 )
 def test_a_doctored_fact_fails_its_check(check: Callable[[Evidence], list[str]], doctor: Doctor) -> None:
     assert check(doctor(right()))
+
+
+def test_members_of_gangs_are_told_apart_in_the_witness(tmp_path: Path) -> None:
+    path = tmp_path / "witness"
+    path.write_text("start job 2.1 10.00 GPU-1@40\nstart job 2 10.00 -\n", encoding="ascii")
+    assert [(life.attempt, life.member) for life in lives(read_witness(path))] == [(2, 0), (2, 1)]
 
 
 def test_a_torn_line_of_the_witness_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,10 @@ RESOLUTION_S = 0.01
 
 @dataclass(frozen=True)
 class Line:
-    """One line: start, alive or end; boot seconds rounded down to hundredths. `slice_bytes`: its share of the GPU."""
+    """One line: start, alive or end; boot seconds rounded down to hundredths. `slice_bytes`: its share of the GPU.
+
+    A member of a gang names its attempt NUMBER.MEMBER.
+    """
 
     word: str
     job_id: str
@@ -20,11 +23,12 @@ class Line:
     at: float
     gpus: tuple[str, ...] = ()
     slice_bytes: int | None = None
+    member: int = 0
 
 
 @dataclass(frozen=True)
 class Life:
-    """One attempt as seen from inside: from its first line to its last, which may be before its real end."""
+    """One attempt, or member of one, as seen from inside: first line to last, which may be before its real end."""
 
     job_id: str
     attempt: int
@@ -34,6 +38,7 @@ class Life:
     ended: bool
     gpus: tuple[str, ...]
     slice_bytes: int | None = None
+    member: int = 0
 
 
 def read_witness(path: Path) -> list[Line]:
@@ -47,14 +52,16 @@ def _parse(text: str) -> Line:
         raise ValueError(f"the witness has the line {text!r}, which no job writes")
     named, _, size = words[4].partition("@")
     gpus = () if named == "-" else tuple(named.split(","))
-    return Line(words[0], words[1], int(words[2]), float(words[3]), gpus, int(size) if size else None)
+    number, _, member = words[2].partition(".")
+    slice_bytes = int(size) if size else None
+    return Line(words[0], words[1], int(number), float(words[3]), gpus, slice_bytes, int(member or 0))
 
 
 def lives(lines: Iterable[Line]) -> list[Life]:
-    """The life of each attempt, in the order of jobs and attempts."""
-    by_attempt: dict[tuple[str, int], list[Line]] = {}
+    """The life of each attempt, of gangs each member's, in the order of jobs, attempts and members."""
+    by_attempt: dict[tuple[str, int, int], list[Line]] = {}
     for line in lines:
-        by_attempt.setdefault((line.job_id, line.attempt), []).append(line)
+        by_attempt.setdefault((line.job_id, line.attempt, line.member), []).append(line)
     return [
         Life(
             job_id=job_id,
@@ -65,6 +72,7 @@ def lives(lines: Iterable[Line]) -> list[Life]:
             ended=any(line.word == "end" for line in told),
             gpus=told[0].gpus,
             slice_bytes=told[0].slice_bytes,
+            member=member,
         )
-        for (job_id, attempt), told in sorted(by_attempt.items())
+        for (job_id, attempt, member), told in sorted(by_attempt.items())
     ]

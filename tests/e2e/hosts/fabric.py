@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,15 +24,20 @@ from tests.chaos.evidence import Evidence, Reader, gather
 from tests.chaos.fabric import wait_until
 from tests.chaos.process import REPOSITORY, Process
 from tests.e2e.hosts.network import SUBNET, Network
+from tests.engine import missing
 from workers.runners.keeper_client import connect
 
 CONTROL, BIG, SMALL = "control", "gpu-big", "gpu-small"
 GPUS = {BIG: "4xA100-80GB", SMALL: "2xT4-16GB"}
 TOKEN = "only-for-tests"
 PASSWORD = "only-for-tests"
+JOBS = "/jobs/api/v1"
 POSTGRES_PORT, VALKEY_PORT, API_PORT = 5432, 6379, 8080
 PATIENCE_S = 90.0
 LEASE_S, MARGIN_S = 20.0, 2.0
+MEMBER = Path(__file__).with_name("member.py")
+"""What members of gangs run; jobs cannot read it here, so they get it as text."""
+SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 
 # Writes the witness's lines like the program of the chaos runs; prints a number each time, and waits for a file of its
 # own attempt to end, so that a test decides how each attempt ends.
@@ -71,6 +77,7 @@ class Hosts:
         self.postgres = PostgresServer(self.root / "postgres", POSTGRES_PORT, PASSWORD, options)
         self.broker = ValkeyServer(self.root / "valkey", VALKEY_PORT, PASSWORD)
         self.roles: dict[str, Process] = {}
+        self._tenants: dict[str, str] = {}
         self._settings = dict(settings or {})
         self._bug = bug
 
@@ -128,12 +135,32 @@ class Hosts:
 
     def submit(self, name: str, **resources: Any) -> str:
         """A job that runs until `over(name, attempt)`; its id."""
-        body = {
-            "type": name, "priority": "background", "script": PROGRAM, "grace_seconds": 3, "resources": resources,
-            "env_variables": {"WITNESS": str(self.witness), "OVER": str(self.root / f"over-{name}")},
-        }  # fmt: skip
+        body = {"type": name, "priority": "background", "script": PROGRAM, "grace_seconds": 3, "resources": resources}
         with self.network.inside(CONTROL):
-            return str(self._client().submit(body, None)["id"])
+            return str(self._client().submit({**body, "env_variables": self._told(name)}, None)["id"])
+
+    def submit_gang(self, name: str, tenant: str = "default", silence_s: float | None = None) -> str:
+        """A gang with a member on each GPU host, each with a GPU, until `over(name, attempt)`; its id.
+
+        `silence_s` after a member was last heard of, member 0 fails.
+        """
+        python = shutil.which("python3", path=SYSTEM_PATH)
+        if python is None:
+            missing("gangs on hosts need a python3 that jobs may run (Debian: python3)")
+        told = {**self._told(name), "PROGRAM": MEMBER.read_text(encoding="utf-8")}
+        if silence_s is not None:
+            told["SILENCE_S"] = str(silence_s)
+        # No host has the CPUs for two of them.
+        body = {
+            "type": name, "priority": "background", "script": f'exec {python} -c "$PROGRAM"', "grace_seconds": 20,
+            "resources": {"cpus": 3, "gpus": 1}, "gang": {"members": len(GPUS)}, "env_variables": told,
+        }  # fmt: skip
+        job_id = str(self._asked("POST", f"{JOBS}/jobs", tenant, body).json()["id"])
+        self._tenants[job_id] = tenant
+        return job_id
+
+    def _told(self, name: str) -> dict[str, str]:
+        return {"WITNESS": str(self.witness), "OVER": str(self.root / f"over-{name}")}
 
     def submit_to(self, host: str, *names: str, **resources: Any) -> list[str]:
         """Jobs that any host may run, running on this one: the other takes nothing meanwhile."""
@@ -162,12 +189,24 @@ class Hosts:
 
     def job(self, job_id: str) -> dict[str, Any]:
         """A job as the API shows it."""
-        with self.network.inside(CONTROL):
-            return dict(self._client().job(job_id))
+        return dict(self._asked("GET", f"{JOBS}/jobs/{job_id}", self._tenants.get(job_id)).json())
 
     def log(self, job_id: str) -> str:
         """A job's output as the API has it."""
         return self.cfab("logs", job_id).stdout
+
+    def member_logs(self, job_id: str, attempt: int) -> list[str]:
+        """What each member of a gang has printed, by rank."""
+        path = f"{JOBS}/jobs/{job_id}/logs?raw=true&attempt={attempt}&member="
+        return [self._asked("GET", f"{path}{member}", self._tenants.get(job_id)).text for member in range(len(GPUS))]
+
+    def hpc_nodes(self, job_id: str) -> list[str]:
+        """The nodes of a job as the hpc contract shows them."""
+        return sorted(self._asked("GET", f"/v1/jobs/{job_id}", self._tenants.get(job_id)).json()["nodes"])
+
+    def last_plan(self) -> dict[str, Any]:
+        """What the planner last saw and did, as the API shows it."""
+        return dict(self._asked("GET", f"{JOBS}/plan").json()["cycle"] or {})
 
     def states(self) -> dict[str, str]:
         """The state of each GPU host as the API shows it; nothing while it does not answer."""
@@ -185,21 +224,33 @@ class Hosts:
         """Whether an attempt has written its first line."""
         return f"start {job_id} {attempt} " in self.witness.read_text(encoding="ascii")
 
+    def gang_begun(self, job_id: str, attempt: int) -> bool:
+        """Whether all members of an attempt have met and go on from there."""
+        seen = self.witness.read_text(encoding="ascii")
+        return all(f"alive {job_id} {attempt}.{member} " in seen for member in range(len(GPUS)))
+
     def evidence(self) -> Evidence:
         """Rows of the database, and the witness."""
         with self.network.inside(CONTROL):
             return gather(self.postgres.url(), {}, self.witness, [])
 
-    def lease_ends(self) -> dict[str, float]:
-        """When the lease of each job that holds one ends, in seconds since boot."""
+    def lease_ends(self) -> dict[tuple[str, int], float]:
+        """When the lease of each job's member that holds one ends, in seconds since boot."""
+        rows = self._rows(
+            """SELECT a.job_id::text AS job_id, a.member, extract(epoch FROM l.expires_at - clock_timestamp())::float8
+            AS left_s FROM lease l JOIN attempt a ON a.id = l.attempt_id"""
+        )
+        return {(row["job_id"], row["member"]): _boottime() + row["left_s"] for row in rows}
+
+    def reservations(self) -> int:
+        """For how many members of waiting jobs room is kept."""
+        return int(self._rows("SELECT count(*) AS n FROM reservation")[0]["n"])
+
+    def _rows(self, sql: str) -> list[dict[str, Any]]:
         with self.network.inside(CONTROL):
             reader = Reader(self.postgres.url())
             try:
-                rows = reader.rows(
-                    """SELECT a.job_id::text AS job_id, extract(epoch FROM l.expires_at - clock_timestamp())::float8
-                    AS left_s FROM lease l JOIN attempt a ON a.id = l.attempt_id"""
-                )
-                return {row["job_id"]: _boottime() + row["left_s"] for row in rows}
+                return reader.rows(sql)
             finally:
                 reader.close()
 
@@ -230,6 +281,15 @@ class Hosts:
     def _client(self) -> Client:
         return Client(self.api_url, TOKEN)
 
+    def _asked(self, method: str, path: str, tenant: str | None = None, body: Any = None) -> requests.Response:
+        """An answer of the API to an operator, who acts for a tenant if one is named; fails if it is a refusal."""
+        headers = {"Authorization": f"Bearer {TOKEN}", "Accept": "*/*"} | ({"X-Tenant": tenant} if tenant else {})
+        with self.network.inside(CONTROL):
+            url = self.api_url + path
+            answer = requests.request(method, url, headers=headers, json=body, timeout=PATIENCE_S)
+        assert answer.ok, answer.text
+        return answer
+
     def _add(self, host: str, name: str, argv: list[str], env: Mapping[str, str]) -> None:
         self.roles[name] = Process(name, self.network.words(host, argv), env, self.logs / f"{name}.log")
 
@@ -243,6 +303,7 @@ class Hosts:
             "CFAB_POLL_S": "1",
             "CFAB_TICK_S": "0.5",
             "CFAB_STATEMENT_TIMEOUT_S": "5",
+            "CFAB_MIN_RUNTIME_S": "0",
             **self._settings,
         }
 

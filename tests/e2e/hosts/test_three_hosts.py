@@ -6,6 +6,7 @@ The hosts are network namespaces; every role is the real one, and what jobs wrot
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -63,13 +64,11 @@ def works(hosts: Hosts, host: str, name: str) -> None:
     assert (ended(hosts, job_id), where(hosts, job_id)) == ("completed", [(host, "completed")])
 
 
-def alive_past(evidence: Evidence, lease_ends: dict[str, float]) -> list[str]:
+def alive_past(evidence: Evidence, lease_ends: dict[tuple[str, int], float]) -> list[str]:
     """First attempts that showed life when the lease they had had already ended."""
-    return [
-        f"job {life.job_id} lived {life.ends - lease_ends[life.job_id]:.2f} s beyond its lease"
-        for life in lives(evidence.witness)
-        if life.attempt == 1 and life.job_id in lease_ends and life.ends > lease_ends[life.job_id]
-    ]
+    first = [life for life in lives(evidence.witness) if life.attempt == 1]
+    beyond_s = {life: life.ends - lease_ends.get((life.job_id, life.member), math.inf) for life in first}
+    return [f"{life.member} of {life.job_id} lived {s:.2f} s beyond its lease" for life, s in beyond_s.items() if s > 0]
 
 
 def test_hosts_are_known_by_the_addresses_at_which_others_reach_them(hosts: Hosts) -> None:
@@ -160,10 +159,88 @@ def test_a_job_goes_on_while_its_worker_is_replaced(hosts: Hosts, way: str) -> N
     assert numbers == [str(number) for number in range(len(numbers))] and numbers
 
 
+def members(hosts: Hosts, job_id: str, attempt: int) -> dict[str, str | None]:
+    """The outcome of each member of an attempt, by the host that it was on."""
+    told = [one for one in hosts.evidence().attempts if (one.job_id, one.number) == (job_id, attempt)]
+    assert [one.member for one in told] in ([], list(range(len(GPUS))))
+    return {one.node_id: one.outcome for one in told}
+
+
+def test_members_on_two_hosts_meet_and_their_gang_has_one_result(hosts: Hosts) -> None:
+    hosts.over("meets", 1)
+    job_id = hosts.submit_gang("meets")
+    assert ended(hosts, job_id) == "completed", hosts.job(job_id)
+    assert members(hosts, job_id, 1) == dict.fromkeys(GPUS, "completed")
+    told = [json.loads(log) for log in hosts.member_logs(job_id, 1)]
+    (attempt,) = hosts.job(job_id)["attempts"]
+    nodes = [one["executor_id"] for one in attempt["members"]]
+    addresses = [hosts.network.address(node) for node in nodes]
+    assert [one["sum"] for one in told] == [11, 11]
+    assert [one["peers"] for one in told] == [[addresses[1]], [addresses[0]]]
+    assert {one["MASTER_ADDR"] for one in told} == {addresses[0]}
+    assert [(one["RANK"], one["WORLD_SIZE"], one["LOCAL_RANK"]) for one in told] == [("0", "2", "0"), ("1", "2", "0")]
+    gpus = {node["name"]: {gpu["uuid"] for gpu in node["gpus"]} for node in hosts.nodes()}
+    assert all(one["CFAB_GPUS"] in gpus[node] for one, node in zip(told, nodes, strict=True))
+    assert hosts.hpc_nodes(job_id) == sorted(GPUS)
+
+
+def test_a_gang_of_which_one_host_is_cut_off_ends_whole_and_runs_again_whole(hosts: Hosts) -> None:
+    job_id = hosts.submit_gang("halved", silence_s=10)
+    wait_until(lambda: hosts.gang_begun(job_id, 1), PATIENCE_S, "the members to meet")
+    kept, lost = [one["executor_id"] for one in hosts.job(job_id)["attempts"][0]["members"]]
+    dropped = hosts.said(lost, DROPPED)
+    hosts.network.cut(lost)
+    lease_ends = hosts.lease_ends()
+    wait_until(lambda: hosts.job(job_id)["status"] == "pending", PATIENCE_S, "the gang to wait again")
+    # The one that was left failed of its peer's silence, long before: that is not what the gang is judged by.
+    assert members(hosts, job_id, 1) == {kept: "failed", lost: "lost"}
+    assert alive_past(hosts.evidence(), lease_ends) == []
+    # There is room for one member; so neither starts, and nothing is held meanwhile.
+    wait_until(lambda: saw(hosts) == (1, 1), PATIENCE_S, "a plan for the gang with one host")
+    assert json.loads(hosts.cfab("explain", job_id, "--json").stdout)["code"] == "gang_too_big"
+    assert (members(hosts, job_id, 2), set(hosts.evidence().left_over.values())) == ({}, {0})
+    hosts.network.heal(lost)
+    wait_until(lambda: hosts.gang_begun(job_id, 2), PATIENCE_S, "the members to meet again")
+    wait_until(lambda: hosts.said(lost, DROPPED) == dropped + 1, PATIENCE_S, "the late end to be refused")
+    hosts.over("halved", 2)
+    assert ended(hosts, job_id) == "completed"
+    assert members(hosts, job_id, 2) == dict.fromkeys(GPUS, "completed")
+    assert hosts.evidence().jobs[job_id].failures == 0
+    assert checks.no_overlap(hosts.evidence()) == []
+
+
+def saw(hosts: Hosts) -> tuple[int, int]:
+    """How many nodes and waiting jobs the last plan looked at."""
+    cycle = hosts.last_plan()
+    return cycle["nodes"], cycle["waiting"]
+
+
+def test_a_gang_makes_room_on_both_hosts_and_runs_again_uncharged(hosts: Hosts) -> None:
+    # The quota has no room for anything that the first attempt would leave behind.
+    for words in (["low", "--tier", "low", "--quota-gpus", "2"], ["urgent", "--tier", "critical"]):
+        made = hosts.cfab("tenant", "create", *words, *(["--can-preempt-others"] if words[0] == "urgent" else []))
+        assert made.returncode == 0, made.stderr
+    low = hosts.submit_gang("low", tenant="low")
+    wait_until(lambda: hosts.gang_begun(low, 1), PATIENCE_S, "the members to meet")
+    urgent = hosts.submit_gang("urgent", tenant="urgent")
+    wait_until(lambda: hosts.gang_begun(urgent, 1), PATIENCE_S, "the other to take their place")
+    assert members(hosts, low, 1) == dict.fromkeys(GPUS, "preempted")
+    assert [log.splitlines()[1:] for log in hosts.member_logs(low, 1)] == [["saved"], ["saved"]]
+    waits = hosts.job(low)
+    assert (waits["status"], waits["reason"], hosts.evidence().jobs[low].failures) == ("pending", "preempted", 0)
+    hosts.over("urgent", 1)
+    assert (ended(hosts, urgent), members(hosts, urgent, 1)) == ("completed", dict.fromkeys(GPUS, "completed"))
+    wait_until(lambda: hosts.gang_begun(low, 2), PATIENCE_S, "the first to run again")
+    hosts.over("low", 2)
+    assert (ended(hosts, low), members(hosts, low, 2)) == ("completed", dict.fromkeys(GPUS, "completed"))
+    assert hosts.evidence().jobs[low].failures == 0
+
+
 def test_after_all_of_that_every_invariant_holds_and_nobody_has_died(hosts: Hosts) -> None:
+    wait_until(lambda: hosts.reservations() == 0, PATIENCE_S, "reservations without a job to go")
     told = hosts.evidence()
-    right = (checks.one_result_each, checks.results_are_true, checks.no_overlap, checks.gpus_exclusive,
-             checks.capacity_kept, checks.nothing_left_over, checks.counts_right)  # fmt: skip
+    right = (checks.one_result_each, checks.results_are_true, checks.gangs_whole, checks.no_overlap,
+             checks.gpus_exclusive, checks.capacity_kept, checks.nothing_left_over, checks.counts_right)  # fmt: skip
     assert [problem for check in right for problem in check(told)] == []
     assert [name for name, role in hosts.roles.items() if not role.alive] == []
 
