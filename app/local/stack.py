@@ -211,6 +211,8 @@ class Stack:
         name = "worker" if self._shape.workers == 1 else f"worker-{number}"
         node = self._settings.node if self._shape.workers == 1 else f"{self._settings.node}-{number}"
         program = self._role(name, role="worker", more=self._worker_settings(number, node))
+        # One under another name than the last waits for that one's GPUs to be free for as long as a lease.
+        program = replace(program, ready_timeout_s=program.ready_timeout_s + self._settings.lease_s)
         url = self._urls["DATABASE_URL"]
         return _probed(program, lambda: _registered(url, node, began), None)
 

@@ -14,7 +14,7 @@ from app.domain.resources import Gpu
 from app.domain.states import StopCause
 from app.storage import attempts, leases, logs
 from app.storage import nodes as stored
-from app.storage.database import Database
+from app.storage.database import Database, Tx
 
 PROTOCOL = 1
 
@@ -97,9 +97,11 @@ def register(db: Database, offer: NodeOffer, lease_s: float) -> Registration:
     """Writes the node under a new incarnation. An older agent of this name is refused from then on.
 
     Raises Refused while a node of this name lives on another host: two hosts with one name would end each other's jobs.
+    Also while another node lives that offers one of these GPUs, which would count twice.
     """
     incarnation = uuid4()
     with db.transaction("register") as tx:
+        _refuse_shared_gpus(tx, offer, lease_s)
         before = stored.lock_host(tx, offer.node_id)
         same = before is None or before.host in {"", offer.host}
         if before is not None and (before.kind != "agent" or not same) and before.silent_s < lease_s:
@@ -128,6 +130,19 @@ def register(db: Database, offer: NodeOffer, lease_s: float) -> Registration:
             },
         )
     return Registration(incarnation, same)
+
+
+def _refuse_shared_gpus(tx: Tx, offer: NodeOffer, lease_s: float) -> None:
+    if not offer.gpus:
+        return
+    other = stored.other_owner(tx, offer.node_id, [gpu.uuid for gpu in offer.gpus], lease_s)
+    if other is not None:
+        raise Refused(
+            f"GPU {other.uuid} belongs to node {other.id!r}, which was seen {other.silent_s:.0f} s ago; "
+            "several nodes on one host need GPUs of their own: set CFAB_GPUS.",
+            node=offer.node_id,
+            gpu=other.uuid,
+        )
 
 
 def renew(

@@ -35,6 +35,22 @@ def lock_host(tx: Tx, node_id: str) -> Row | None:
     )
 
 
+def other_owner(tx: Tx, node_id: str, gpu_uuids: Sequence[str], live_s: float) -> Row | None:
+    """Which other agent that was seen within `live_s` offers one of these GPUs, and which; None when nobody does.
+
+    Waits until the transactions of others that asked the same have ended: of two at once the second sees the first.
+    """
+    tx.run("SELECT pg_advisory_xact_lock(hashtextextended('gpus_of_nodes', 72))")
+    return tx.row(
+        """SELECT n.id, g ->> 'uuid' AS uuid, extract(epoch FROM clock_timestamp() - n.last_seen_at)::float AS silent_s
+        FROM node n, jsonb_array_elements(n.gpus) g
+        WHERE n.id <> %(id)s AND n.kind = 'agent' AND g ->> 'uuid' = ANY(%(uuids)s)
+            AND n.last_seen_at > clock_timestamp() - make_interval(secs => %(live_s)s)
+        ORDER BY n.id, 2 LIMIT 1""",
+        {"id": node_id, "uuids": list(gpu_uuids), "live_s": live_s},
+    )
+
+
 def touch_external(tx: Tx, node_id: str, ip: str | None, incarnation: UUID) -> None:
     """Notes an external executor; unknown ones are added with room for anything."""
     tx.run(

@@ -13,7 +13,7 @@ from app.domain.states import JobState, StopCause
 from app.services import nodes, recover
 from app.services.nodes import NodeOffer, Orphan, register
 from app.services.stop import request_stop
-from tests.factories import Fabric, Node, job, raw
+from tests.factories import Fabric, Node, gpu, job, raw
 
 
 def test_a_renewal_moves_the_leases_of_what_is_held(fabric: Fabric, node: Node) -> None:
@@ -161,3 +161,14 @@ def test_a_renewal_while_the_reaper_looks_at_the_same_lease_wins(fabric: Fabric,
         renewal.commit()
     assert fabric.reap().detail["reaped"] == 0
     assert fabric.state(taken.job_id) == JobState.STARTING
+
+
+def test_a_gpu_belongs_to_one_live_node_only(fabric: Fabric) -> None:
+    fabric.add_node("first", gpus=[gpu(1), gpu(2)])
+    with pytest.raises(Refused, match=r"GPU-2 belongs to node 'first'.* CFAB_GPUS"):
+        fabric.add_node("second", gpus=[gpu(2), gpu(3)])
+    assert fabric.value("SELECT count(*) FROM node") == 1
+    fabric.add_node("second", gpus=[gpu(3)])
+    fabric.add_node("first", gpus=[gpu(1), gpu(2)])
+    fabric.sql("UPDATE node SET last_seen_at = now() - interval '1 hour' WHERE id = 'first'")
+    fabric.add_node("third", gpus=[gpu(2)])
