@@ -195,7 +195,7 @@ def _kept(row: Row) -> KeptPlace:
         members=row.members,
         cpus_milli=row.cpus_milli,
         memory_bytes=row.memory_bytes,
-        gpu_uuids=tuple(row.gpu_uuids),
+        gpu_uuids=tuple(uuid for member in row.gpu_uuids for uuid in member),
         starts_at=row.starts_at,
         made_at=row.made_at,
         expires_at=row.expires_at,

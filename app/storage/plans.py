@@ -7,7 +7,9 @@ from uuid import UUID
 
 from app.storage.database import Row, Tx
 
-_IN_FORCE = "r.expires_at > clock_timestamp() AND j.state = 0 AND j.ready"
+_IN_FORCE = """reservation r CROSS JOIN LATERAL (SELECT state, ready FROM job j WHERE j.id = r.job_id LIMIT 1) w
+    WHERE r.expires_at > clock_timestamp() AND w.state = 0 AND w.ready"""
+"""Reservations that count. The limit keeps PostgreSQL from reading all jobs that wait to find theirs."""
 
 
 def last_cycle(tx: Tx) -> Row | None:
@@ -22,23 +24,24 @@ def count_reserved(tx: Tx) -> Row:
     """Jobs for which something is reserved now (`jobs`), and on how many nodes of each in all (`places`)."""
     row = tx.row(
         f"""SELECT count(DISTINCT r.job_id) AS jobs, count(DISTINCT (r.job_id, r.node_id)) AS places
-        FROM reservation r JOIN job j ON j.id = r.job_id WHERE {_IN_FORCE}"""
+        FROM {_IN_FORCE}"""
     )
     assert row is not None
     return row
 
 
 def reserved(tx: Tx, limit: int, offset: int) -> Sequence[Row]:
-    """What is reserved now: one row for each job and node, in the order in which it was made."""
+    """What is reserved now: one row for each job and node, in the order in which it was made.
+
+    `gpu_uuids` has a list for each member there.
+    """
     return tx.rows(
-        f"""SELECT h.*, j.type, t.name AS tenant, k.class, k.members AS of_members, ARRAY(
-            SELECT g FROM reservation x CROSS JOIN unnest(x.gpu_uuids) WITH ORDINALITY AS u (g, place)
-            WHERE x.job_id = h.job_id AND x.node_id = h.node_id ORDER BY x.member, u.place) AS gpu_uuids
+        f"""SELECT h.*, j.type, t.name AS tenant, k.class, k.members AS of_members
         FROM (SELECT r.job_id, r.node_id, count(*) AS members, sum(r.cpus_milli)::bigint AS cpus_milli,
                 sum(r.memory_bytes)::bigint AS memory_bytes, min(r.class) AS counts_as, min(r.starts_at) AS starts_at,
-                min(r.made_at) AS made_at, min(r.expires_at) AS expires_at, min(r.why) AS why
-            FROM reservation r JOIN job j ON j.id = r.job_id WHERE {_IN_FORCE}
-            GROUP BY r.job_id, r.node_id) h
+                min(r.made_at) AS made_at, min(r.expires_at) AS expires_at, min(r.why) AS why,
+                jsonb_agg(to_jsonb(r.gpu_uuids) ORDER BY r.member) AS gpu_uuids
+            FROM {_IN_FORCE} GROUP BY r.job_id, r.node_id) h
         JOIN job j ON j.id = h.job_id JOIN tenant t ON t.id = j.tenant_id JOIN scheduling_key k ON k.id = j.key_id
         ORDER BY min(h.made_at) OVER (PARTITION BY h.job_id), h.job_id, h.node_id
         LIMIT %(limit)s OFFSET %(offset)s""",
@@ -54,10 +57,10 @@ def count_making_room(tx: Tx, cause: int) -> int:
 def making_room(tx: Tx, cause: int, limit: int, offset: int) -> Sequence[Row]:
     """Jobs that were told to make room and have not ended, by id: their attempt, nodes, what they hold, since when."""
     return tx.rows(
-        """SELECT j.id, j.attempt_id, j.type, t.name AS tenant, j.stop_reason, s.grace_s, h.*,
+        """WITH stopping AS MATERIALIZED (SELECT * FROM job WHERE state = 3 AND stop_cause = %(cause)s)
+        SELECT j.id, j.attempt_id, j.type, t.name AS tenant, j.stop_reason, s.grace_s, h.*,
             (SELECT max(e.at) FROM event e WHERE e.job_id = j.id AND e.state = 3) AS since
-        FROM (SELECT * FROM job WHERE state = 3 AND stop_cause = %(cause)s
-            ORDER BY id LIMIT %(limit)s OFFSET %(offset)s) j
+        FROM (SELECT * FROM stopping ORDER BY id LIMIT %(limit)s OFFSET %(offset)s) j
         JOIN tenant t ON t.id = j.tenant_id JOIN job_spec s ON s.job_id = j.id CROSS JOIN LATERAL (
             SELECT COALESCE(array_agg(DISTINCT l.node_id), '{}') AS nodes,
                 COALESCE(sum(l.cpus_milli), 0)::bigint AS cpus_milli,
