@@ -125,7 +125,7 @@ def release_jobs(tx: Tx, ids: Sequence[UUID]) -> None:
     """Jobs wait for nothing of their own any more, except for a hold. Their keys must be held (`revive_keys`)."""
     tx.run(
         """UPDATE job SET waits = 0, ready = reason IS DISTINCT FROM 'hold',
-            reason = CASE WHEN reason = 'hold' THEN reason ELSE 'new' END
+            reason = CASE WHEN reason = 'hold' THEN reason ELSE 'new' END, ready_since = clock_timestamp()
         WHERE id = ANY(%(ids)s) AND state = 0 AND waits = 1""",
         {"ids": list(ids)},
     )

@@ -72,7 +72,8 @@ def release(tx: Tx, job_id: UUID) -> None:
             reason = CASE WHEN waits = 1 THEN 'dependency' WHEN waits = 2 THEN 'array'
                 WHEN was.was_reason IN ('dependency', 'array') THEN 'new' ELSE was.was_reason END,
             ready = waits = 0 AND (was.was_reason IN ('dependency', 'array') OR COALESCE(was.is_ready, false)),
-            not_before = CASE WHEN NOT COALESCE(was.is_ready, false) THEN was.was_not_before END
+            not_before = CASE WHEN NOT COALESCE(was.is_ready, false) THEN was.was_not_before END,
+            ready_since = clock_timestamp()
         FROM was WHERE job.id = %(id)s AND job.state = 0""",
         {"id": job_id},
     )

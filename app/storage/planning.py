@@ -41,9 +41,9 @@ def running(tx: Tx) -> Sequence[Row]:
             extract(epoch FROM a.checkpoint_at)::float8 AS checkpoint_at,
             COALESCE(s.preemptible, t.allow_preemption) AS may_be_preempted,
             j.state = 3 OR b.broken IS NOT NULL AS stopping,
-            extract(epoch FROM a.claimed_at - CASE WHEN a.number = 1 THEN j.created_at ELSE COALESCE((
-                SELECT max(p.ended_at) FROM attempt p WHERE p.job_id = j.id AND p.number < a.number), j.created_at) END
-                )::float8 AS waited_s
+            extract(epoch FROM a.claimed_at - GREATEST(j.ready_since, CASE WHEN a.number = 1 THEN j.created_at
+                ELSE COALESCE((SELECT max(p.ended_at) FROM attempt p WHERE p.job_id = j.id AND p.number < a.number),
+                    j.created_at) END))::float8 AS waited_s
         FROM allocation l JOIN node n ON n.id = l.node_id AND n.kind = 'agent'
         JOIN attempt a ON a.id = l.attempt_id JOIN job j ON j.id = a.job_id JOIN job_spec s ON s.job_id = j.id
         JOIN scheduling_key k ON k.id = j.key_id JOIN tenant t ON t.id = j.tenant_id
@@ -54,7 +54,8 @@ def running(tx: Tx) -> Sequence[Row]:
 def heads(tx: Tx) -> Sequence[Row]:
     """The oldest ready jobs of each live key in turn, so few of each that their sum is bounded.
 
-    `waiting_since` is when the job was submitted, or when its last attempt ended; `avoid` where it failed or was lost.
+    `waiting_since` is when the job was submitted, when it had nothing of its own to wait for any more (a hold, other
+    jobs, its array's turn), or when its last attempt ended, whichever was last; `avoid` where it failed or was lost.
     """
     # A few rows of each key go by index, whatever the tables' sizes suggest.
     tx.run("SET LOCAL enable_hashjoin = off")
@@ -68,14 +69,14 @@ def heads(tx: Tx) -> Sequence[Row]:
             LIMIT %(keys)s)
         SELECT j.id AS job_id, k.id AS key_id, k.tenant_id, k.class, k.priority, k.tier, k.runner, k.members,
             k.cpus_milli, k.memory_bytes, k.gpus, k.gpu_memory_bytes, k.gpu_model, k.gpu_shared, k.can_preempt_others,
-            j.queue_seq, s.time_limit_s, s.grace_s, extract(epoch FROM CASE WHEN j.attempt = 0 THEN j.created_at
-                ELSE COALESCE((SELECT max(a.ended_at) FROM attempt a WHERE a.job_id = j.id), j.created_at) END
-                )::float8 AS waiting_since,
+            j.queue_seq, s.time_limit_s, s.grace_s, extract(epoch FROM GREATEST(j.ready_since, CASE WHEN j.attempt = 0
+                THEN j.created_at ELSE COALESCE((SELECT max(a.ended_at) FROM attempt a WHERE a.job_id = j.id),
+                    j.created_at) END))::float8 AS waiting_since,
             CASE WHEN j.attempt = 0 THEN '{}'::text[] ELSE ARRAY(SELECT DISTINCT a.node_id FROM attempt a
                 WHERE a.job_id = j.id AND a.outcome IN ('failed', 'timed_out', 'out_of_memory', 'lost', 'node_fault'))
                 END AS avoid
         FROM keys k CROSS JOIN LATERAL (
-            SELECT id, queue_seq, attempt, created_at FROM job
+            SELECT id, queue_seq, attempt, created_at, ready_since FROM job
             WHERE key_id = k.id AND state = 0 AND ready AND queue_seq >= k.low_water ORDER BY queue_seq
             LIMIT GREATEST(1, LEAST(%(per_key)s, %(heads)s / (SELECT count(*) FROM keys)))) j
         JOIN job_spec s ON s.job_id = j.id ORDER BY j.queue_seq""",

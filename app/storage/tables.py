@@ -191,6 +191,7 @@ job = Table(
     Column("replaced_by", Uuid),
     Column("waits", SmallInteger, server_default=text("0"), nullable=False),
     Column("awaited", Boolean, server_default=text("false"), nullable=False),
+    Column("ready_since", _TIME),
     PrimaryKeyConstraint("id", name="pk_job"),
     ForeignKeyConstraint(["key_id"], ["scheduling_key.id"], name="fk_job_key"),
     ForeignKeyConstraint(["tenant_id"], ["tenant.id"], name="fk_job_tenant"),

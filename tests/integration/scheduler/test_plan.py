@@ -9,10 +9,12 @@ from uuid import UUID
 
 import pytest
 
+from app.domain.dependency import After
 from app.domain.errors import Unavailable
 from app.domain.job import DEFAULT_TENANT, Assignment
 from app.domain.policy import Ending
 from app.domain.states import JobState, StopCause
+from app.services import control, dependencies
 from app.services.passes import Pass
 from app.services.stop import cancel_pending
 from app.storage import upkeep
@@ -190,6 +192,27 @@ def test_an_old_job_of_the_lowest_class_has_its_turn(fabric: Fabric) -> None:
         _plan(fabric, starvation_s=3600.0)
         taken = fabric.claim(node)
     assert [a.job_id for a in taken] == [old]
+
+
+@pytest.mark.parametrize("way", ["held", "after another"])
+def test_only_time_in_which_a_job_could_have_started_makes_it_old(fabric: Fabric, way: str) -> None:
+    node = fabric.add_node(cpus=2)
+    parent = fabric.submit_one(resources=share(cpus=2))
+    running = fabric.run(node)
+    asked: dict[str, Any] = {"hold": True} if way == "held" else {"after": (After(parent),)}
+    late = fabric.submit_one(resources=share(cpus=2), priority_class=BEST_EFFORT, **asked)
+    fabric.sql("UPDATE job SET created_at = now() - interval '2 hours' WHERE id = %s", late)
+    urgent = fabric.submit_one(resources=share(cpus=2), priority_class=FOREGROUND)
+    fabric.finish(running)
+    if way == "held":
+        with fabric.db.transaction("control") as tx:
+            control.release_in(tx, control.Caller("ann", None), late)
+    else:
+        dependencies.release(fabric.db, fabric.settings)
+    assert fabric.row(late).ready
+    _plan(fabric, starvation_s=3600.0)
+    assert [a.job_id for a in fabric.claim(node)] == [urgent]
+    assert fabric.state(late) == JobState.PENDING
 
 
 def test_a_tenant_that_used_more_lately_goes_after_others(fabric: Fabric) -> None:
