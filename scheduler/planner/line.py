@@ -13,6 +13,7 @@ from app.domain.policy import TenantView, cost
 from app.domain.priority import PriorityClass
 from app.domain.resources import Resources
 from scheduler.planner.snapshot import PREEMPTING, Rules, Snapshot, Waiting
+from scheduler.planner.victims import outranks
 
 _LAST = (math.inf, 0, UUID(int=0))
 _seq, _priority = attrgetter("queue_seq"), attrgetter("priority")
@@ -38,7 +39,8 @@ class Line:
     First jobs that waited `starvation_s`, oldest first, as many as `aged_share` allows, without those that could not
     start on empty nodes or under their quota (`could_start`). Then those for whom others make room: nobody else may
     have what these give back, or they gave it back in vain. Then each class: those with a reservation in the order in
-    which they got it, for a reservation is kept until its job starts; then, as `choose` has it, the tenant that uses
+    which they got it, for a reservation is kept until its job starts, but after those of a higher tier that could
+    preempt them when they ran; then, as `choose` has it, the tenant that uses
     least for its weight, inside it the greater priority, then the older.
     """
 
@@ -72,10 +74,23 @@ class Line:
             if not first or job.job_id not in first:
                 (kept if self._made and job.job_id in self._made else rest)[job.priority_class].append(job)
         for cls in PriorityClass:
+            strong = self._strong(kept[cls], rest[cls])
             for job in self._in_turn(kept[cls]):
+                yield from (Turn(one, cls) for one in self._fairly([one for one in strong if outranks(one, job)]))
+                strong = [one for one in strong if not outranks(one, job)]
                 yield Turn(job, cls, kept=True)
             for job in self._fairly(rest[cls]):
                 yield Turn(job, cls)
+
+    def _strong(self, kept: list[Waiting], rest: list[Waiting]) -> list[Waiting]:
+        """Takes out of `rest` who may preempt a job of a lower tier than one that has a reservation has."""
+        if not kept:
+            return []
+        strong = [job for job in rest if any(outranks(job, one) for one in kept)]
+        if strong:
+            ids = {job.job_id for job in strong}
+            rest[:] = [job for job in rest if job.job_id not in ids]
+        return strong
 
     def _in_turn(self, jobs: Iterable[Waiting]) -> list[Waiting]:
         """Jobs with a reservation in the order in which they got it."""

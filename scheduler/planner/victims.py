@@ -56,6 +56,11 @@ class Victims:
         self._told.update(victim.id for victim in victims)
 
 
+def outranks(job: Waiting, other: Waiting) -> bool:
+    """Whether the job may preempt and is of a higher tier: what it could take from the other when that ran."""
+    return job.can_preempt and _TIERS[job.tier] > _TIERS[other.tier]
+
+
 def may_preempt(job: Waiting, run: Running) -> bool:
     """Whether policy lets the job take the place of a preemptible run: one below it by tier, then class, then priority.
 

@@ -145,6 +145,22 @@ def test_those_who_wait_for_ends_keep_nobody_from_preempting() -> None:
     assert len(held & set(range(1, 6))) == 1 and len(held & set(range(10, 16))) == 4
 
 
+def test_a_reservation_of_a_lower_tier_bars_nobody_who_could_preempt_it() -> None:
+    endless = running(1, "n1", all_of("n1"), limit_s=None, preemptible=True)
+    gang = waiting(1, gpus=4, members=2)
+    first = fabric(node("n1"), node("n2"), endless, gang)
+    held = planned(first).reservations
+    assert {one.node_id for one in held} == {"n1", "n2"}
+    urgent = waiting(2, gpus=4, members=2, tier=Tier.CRITICAL, can_preempt=True, tenant_id=TENANTS[2])
+    made = planned(replace(first, waiting=(gang, urgent), reserved=held))
+    assert [v.victim_attempt for v in made.preemptions] == [endless.attempt_id]
+    assert sorted(nodes_of(made, 2)) == ["n1", "n2"]
+    # Of its own tier it stands behind, and one that may not preempt does so in any tier.
+    for equal in (replace(urgent, tier=Tier.MEDIUM), replace(urgent, can_preempt=False)):
+        made = planned(replace(first, waiting=(gang, equal), reserved=held))
+        assert made.preemptions == () and nodes_of(made, 2) == []
+
+
 def test_a_gang_goes_whole_and_nobody_above_does() -> None:
     pair = [
         running(n, f"n{n}", all_of(f"n{n}"), leader=UUID(int=20_001), preemptible=True, job_id=UUID(int=9))
