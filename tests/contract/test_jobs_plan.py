@@ -12,6 +12,7 @@ from flask import Flask
 
 from app.api.factory import create_app
 from app.domain.policy import Ending
+from app.domain.states import StopCause
 from app.services.passes import Pass
 from config.settings import Settings
 from scheduler.plan import run_plan
@@ -171,12 +172,23 @@ def test_who_makes_room_for_whom_is_shown_until_it_has_ended(api: Caller, fabric
         plan(fabric)
     assert set(one) == set(api.get("/openapi.json").json["components"]["schemas"]["MakingRoomShown"]["properties"])
     assert "cfab_plan_preemptions_total 1.0" in api.get("/metrics").text
-    fabric.sql("UPDATE task_run SET detail = detail - 'told' WHERE name = 'plan'")
-    assert seen(api)["making_room"][0]["for_job_id"] is None
+    assert len(fabric.value("SELECT detail->'told' FROM task_run WHERE name = 'plan'")) == 1
     fabric.finish(victim, Ending(signal=15, stopped=True))
     plan(fabric)
     assert (seen(api)["making_room"], seen(api)["making_room_total"]) == ([], 0)
     assert fabric.value("SELECT detail->'told' FROM task_run WHERE name = 'plan'") == []
+
+
+def test_who_makes_room_is_shown_also_where_nobody_noted_for_whom(api: Caller, fabric: Fabric) -> None:
+    node = fabric.add_node("host")
+    fabric.submit_one()
+    running = fabric.run(node)
+    fabric.sql(
+        "UPDATE job SET state = 3, stop_cause = %s, stop_by = 'scheduler' WHERE id = %s",
+        int(StopCause.PREEMPT), str(running.job_id),
+    )  # fmt: skip
+    (one,) = seen(api)["making_room"]
+    assert (one["job_id"], one["for_job_id"], one["reason"]) == (str(running.job_id), None, "")
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=1001", "limit=x", "limit=%00", "offset=-1", f"offset={2**60}"])
