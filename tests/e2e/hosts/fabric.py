@@ -114,7 +114,8 @@ class Hosts:
         """Ends all of it, jobs included, and removes the hosts."""
         try:
             for role in self.roles.values():
-                role.end()
+                # A worker that is cut off would take its time, and what is here has been judged.
+                role.end(patience_s=0.0)
             for host in GPUS:
                 self._end_keeper(host)
             self.broker.stop()
