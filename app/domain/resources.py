@@ -6,7 +6,7 @@ scheduling key however finely users vary their asks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 MIB = 2**20
@@ -98,15 +98,15 @@ class Free:
     def take(self, need: Resources) -> tuple[Free, tuple[Gpu, ...]]:
         """What is left after `need`, and the GPUs given in the order of the PCI bus.
 
-        The smallest that suit, so that large ones stay free; a slice of the GPU that it fills most, so that others stay
-        whole; and those that are not shared before those that are.
+        Of one kind if there are enough, and the smallest that suit, so that large ones stay free; a slice of the GPU
+        that it fills most, so that others stay whole; and those that are not shared before those that are.
         """
         suited = [gpu for gpu in self.gpus if gpu.suits(need)]
         if need.gpu_shared:
             suited.sort(key=lambda gpu: (gpu.held_bytes == 0, gpu.free_bytes, gpu.index))
         else:
             suited.sort(key=lambda gpu: (gpu.memory_bytes, gpu.sharing, gpu.index))
-        given = tuple(sorted(suited[: need.gpus], key=lambda gpu: gpu.index))
+        given = tuple(sorted(alike(suited, need.gpus), key=lambda gpu: gpu.index))
         return self.less(need, given), given
 
     def less(self, need: Resources, given: tuple[Gpu, ...]) -> Free:
@@ -133,6 +133,19 @@ class Free:
                 if gpu.uuid not in held or held[gpu.uuid] is not None
             ),
         )
+
+
+def alike(gpus: Sequence[Gpu], count: int) -> Sequence[Gpu]:
+    """The first `count` of these that are of one model and memory; the first of all where no kind has so many.
+
+    GPUs that work together go at the pace of the slowest, and some libraries refuse to mix.
+    """
+    if count > 1:
+        kinds: dict[tuple[str, int], list[Gpu]] = {}
+        for gpu in gpus:
+            kinds.setdefault((gpu.model, gpu.memory_bytes), []).append(gpu)
+        gpus = next((kind for kind in kinds.values() if len(kind) >= count), gpus)
+    return gpus[:count]
 
 
 def total(shares: Iterable[Resources]) -> Resources:

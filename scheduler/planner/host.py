@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from operator import attrgetter, itemgetter
 
-from app.domain.resources import Gpu
+from app.domain.resources import Gpu, alike
 from scheduler.planner.ask import Ask
 from scheduler.planner.snapshot import NodeView, Reserved, Running
 
@@ -218,6 +218,10 @@ class Host:
 
 
 def give(gpus: Sequence[Gpu], ask: Ask, members: int) -> list[tuple[str, ...]]:
-    """GPUs for so many members out of these, sorted by size: the smallest that suit, as claims choose them."""
-    suited = [gpu.uuid for gpu in gpus if ask.suited_by(gpu)] if ask.gpus else []
-    return [tuple(suited[i * ask.gpus : (i + 1) * ask.gpus]) for i in range(members)]
+    """GPUs for so many members out of these, sorted by size: as claims choose them."""
+    suited = [gpu for gpu in gpus if ask.suited_by(gpu)] if ask.gpus else []
+    given: list[tuple[str, ...]] = []
+    for _ in range(members):
+        given.append(tuple(gpu.uuid for gpu in alike(suited, ask.gpus)))
+        suited = [gpu for gpu in suited if gpu.uuid not in given[-1]]
+    return given

@@ -70,6 +70,14 @@ def test_the_smallest_gpus_that_suit_are_given_first() -> None:
     assert large == (gpu(1, "NVIDIA A100", 80),)
 
 
+def test_gpus_of_one_job_are_of_one_kind_where_there_are_enough() -> None:
+    cards = (gpu(0, "NVIDIA T4", 16), gpu(1, memory_gb=40), gpu(2, memory_gb=40), gpu(3, memory_gb=80))
+    free = Free(4, 8000, 64 * GIB, cards)
+    assert free.take(share(gpus=2))[1] == cards[1:3]
+    assert free.take(share(gpus=1))[1] == cards[:1]
+    assert free.take(share(gpus=3))[1] == cards[:3]
+
+
 def test_each_part_of_an_ask_can_be_what_does_not_fit() -> None:
     free = Free(1, 1000, GIB, (gpu(1),))
     assert free.fits(share(1, 1024, 1, 80 * 10**9, "A100"))
