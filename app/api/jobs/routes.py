@@ -16,6 +16,7 @@ from app.api.jobs import schemas, translate
 from app.api.jobs.array_translate import array_asked, array_submitted
 from app.api.jobs.blueprint import blueprint
 from app.api.jobs.rehearsal import RehearsalShown, SubmitOptions, answer_rehearsal
+from app.api.jobs.submit_schemas import BulkAsked, JobAsked
 from app.api.limits import limited
 from app.api.stopping import answer_stop
 from app.api.submission import Render, answer_array, answer_submit
@@ -28,7 +29,7 @@ from app.services.idempotency import answer_once
 @blueprint.route("/jobs", methods=["POST"])
 @limited("submit")
 @blueprint.arguments(SubmitOptions(), location="query")
-@blueprint.arguments(schemas.JobAsked())
+@blueprint.arguments(JobAsked())
 @blueprint.response(201, schemas.JobSubmitted)
 @blueprint.alt_response(200, schema=RehearsalShown, description="What a submit would lead to, with dry_run=true")
 @blueprint.alt_response(409, schema=schemas.ErrorShown, description="The first request with this key still runs")
@@ -55,7 +56,7 @@ def submit_job(options: Mapping[str, Any], asked: Mapping[str, Any]) -> Response
 
 @blueprint.route("/jobs/bulk", methods=["POST"])
 @limited("bulk")
-@blueprint.arguments(schemas.BulkAsked(many=True))
+@blueprint.arguments(BulkAsked(many=True))
 @blueprint.response(201, schemas.BulkSubmitted(many=True))
 @blueprint.alt_response(409, schema=schemas.ErrorShown, description="The first request with this key still runs")
 @blueprint.alt_response(422, schema=schemas.ErrorShown, description="The key was used with another body")

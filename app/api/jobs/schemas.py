@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import marshmallow as ma
 from marshmallow import fields
 
 from app.api.arguments import StrictSchema
-from app.api.fields import Choice, Flag, Number, QueryFlag, QueryWhole, Text, Whole, Word
-from app.api.jobs.array_schemas import ArraySpread, Parents, ParentShown
+from app.api.fields import Choice, QueryFlag, QueryWhole, Text, Whole, Word
+from app.api.jobs.array_schemas import ArraySpread, ParentShown
 from app.api.pagination import page_schema
-from app.api.program import MAX_TOTAL_BYTES, Arguments, Environment, Sha256, Url, start_bytes
 from app.domain.errors import Invalid
 from app.domain.job import MAX_MEMBERS
 from app.domain.priority import PriorityClass
@@ -20,108 +18,6 @@ from app.domain.priority import PriorityClass
 STATUSES = ("pending", "running", "completed", "failed", "cancelled")
 PRIORITIES = tuple(c.word for c in PriorityClass)
 MAX_BULK = 1000
-MAX_SCRIPT = 2**20
-YEAR_S = 366 * 86_400
-
-
-class ResourcesAsked(StrictSchema):
-    """What a job holds while it runs; given limits are enforced. Absent ones are the server's small defaults."""
-
-    cpus = Number(0, 4096, above=True, metadata={"description": "CPUs; fractions are allowed."})
-    memory_mib = Whole(1, 2**34, metadata={"description": "Memory in MiB."})
-    gpus = Whole(0, 1024, metadata={"description": "GPUs, all on one node."})
-    gpu_memory_mib = Whole(1, 2**24, metadata={"description": "Least memory of each GPU in MiB."})
-    gpu_model = Text(metadata={"description": "A part of the GPU's model name, in any case."})
-    gpu_shared = Flag(
-        metadata={"description": "A slice of one GPU: gpu_memory_mib of it, beside slices of others."},
-    )
-
-    @ma.validates_schema
-    def _slice(self, data: Mapping[str, Any], **_: Any) -> None:
-        if not data.get("gpu_shared"):
-            return
-        if data.get("gpus", 1) != 1:
-            raise ma.ValidationError(f"must be 1 beside gpu_shared, not {data['gpus']}", "gpus")
-        if "gpu_memory_mib" not in data:
-            raise ma.ValidationError("must be given beside gpu_shared: it is the size of the slice", "gpu_memory_mib")
-
-
-class GangAsked(StrictSchema):
-    """A job of several members: processes that start together, on one node or several, or not at all."""
-
-    members = Whole(1, MAX_MEMBERS, required=True, metadata={"description": "Each holds the resources asked for."})
-
-
-class JobAsked(StrictSchema):
-    """A job: a program by URL and SHA-256 (or, additive, a shell script), how to start it, and its class."""
-
-    type = Word(required=True, metadata={"example": "data-processing"})
-    binary_url = Url(metadata={"description": "Where to download the executable; needed unless there is a script."})
-    binary_sha256 = Sha256(metadata={"description": "Its digest; anything else is never run."})
-    script = Text(most=MAX_SCRIPT, one_line=False, metadata={"description": "Run by /bin/sh instead of a binary."})
-    arguments = Arguments(load_default=list)
-    env_variables = Environment(load_default=dict)
-    priority = Choice(*PRIORITIES, required=True)
-    resources = fields.Nested(ResourcesAsked)
-    gang = fields.Nested(GangAsked)
-    timeout_seconds = Number(0, YEAR_S, above=True, metadata={"description": "Run time limit; none when absent."})
-    grace_seconds = Number(0, 3600, metadata={"description": "Seconds from SIGTERM to SIGKILL."})
-    preemptible = Flag(metadata={"description": "Whether it may be stopped for others; absent: as its tenant's jobs."})
-    max_retries = Whole(0, 100, load_default=0, metadata={"description": "Failures after which to run it again."})
-    hold = Flag(load_default=False, metadata={"description": "It waits until it is released."})
-    backoff_seconds = Number(
-        0, 3600, load_default=1, metadata={"description": "First wait before a retry; it doubles."}
-    )
-    depends_on = Parents(load_default=list)
-    array = fields.Nested(ArraySpread)
-
-    @ma.validates_schema
-    def _one_program(self, data: Mapping[str, Any], **_: Any) -> None:
-        if data.get("script") is not None:
-            given = [name for name in ("binary_url", "binary_sha256") if name in data]
-            if given:
-                raise ma.ValidationError({name: ["must not be given beside script"] for name in given})
-        else:
-            missing = [name for name in ("binary_url", "binary_sha256") if name not in data]
-            if missing:
-                raise ma.ValidationError({name: ["is required"] for name in missing})
-        if "array" in data and data["hold"]:
-            raise ma.ValidationError({"hold": ["must not be true beside array: hold its jobs one by one"]})
-        size = start_bytes(data["arguments"], data["env_variables"])
-        if size > MAX_TOTAL_BYTES:
-            message = f"has {size} bytes together with env_variables; at most {MAX_TOTAL_BYTES} are allowed"
-            raise ma.ValidationError({"arguments": [message]})
-
-    def load(self, data: Any, **options: Any) -> Any:
-        """As the framework loads it, but bodies without a fault take a shorter way, 10 times as fast: bulk needs it."""
-        try:
-            if self.many and not options and isinstance(data, list) and 1 <= len(data) <= MAX_BULK:
-                return [self._faultless(one) for one in data]
-        except (ma.ValidationError, KeyError, TypeError, AttributeError):
-            pass  # The framework finds the fault again, and all others, with their places.
-        return super().load(data, **options)
-
-    def _faultless(self, one: Mapping[str, Any]) -> dict[str, Any]:
-        loaded = {name: self.load_fields[name].deserialize(value, name, one) for name, value in one.items()}
-        for name, field in self.load_fields.items():
-            if name not in loaded and (field.required or field.load_default is not ma.missing):
-                loaded[name] = field.deserialize(ma.missing)
-        self._one_program(loaded)
-        return loaded
-
-
-class BulkAsked(JobAsked):
-    """One of up to 1000 jobs that are submitted together, all or none. An array is submitted on its own."""
-
-    class Meta:
-        """Nothing unknown passes; an array is no part of a bulk."""
-
-        unknown = ma.RAISE
-        exclude = ("array",)
-
-    @ma.pre_load(pass_collection=True)
-    def _countable(self, data: Any, **_: Any) -> Any:
-        return _counted(data, "jobs")
 
 
 class BulkCancelAsked(StrictSchema):
@@ -132,13 +28,14 @@ class BulkCancelAsked(StrictSchema):
     @ma.pre_load
     def _strings(self, data: Any, **_: Any) -> Any:
         if isinstance(data, dict) and "job_ids" in data:
-            ids = _counted(data["job_ids"], "job_ids")
+            ids = counted(data["job_ids"], "job_ids")
             if not all(isinstance(one, str) for one in ids):
                 raise ma.ValidationError({"job_ids": ["must be an array of job ids, which are strings"]})
         return data
 
 
-def _counted(data: Any, what: str) -> list[Any]:
+def counted(data: Any, what: str) -> list[Any]:
+    """`data` as an array that one bulk request may have. Raises Invalid for anything else."""
     if not isinstance(data, list):
         raise Invalid(f"{what}: must be a JSON array", field=what)
     if not 1 <= len(data) <= MAX_BULK:

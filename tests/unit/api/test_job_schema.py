@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.api.jobs.schemas import BulkAsked, JobAsked
+from app.api.jobs.submit_schemas import BulkAsked, JobAsked
 
 texts = st.text(alphabet="aZ_0 \n", max_size=3)
 odd = st.none() | st.booleans() | st.integers(-2, 5) | st.floats(0, 2) | texts | st.lists(texts, max_size=2)
