@@ -74,8 +74,9 @@ def _admit(tenant_id: UUID, requests: Sequence[JobRequest], key: IdempotencyKey 
     """Refuses images that the tenant may not have run; the earlier answer, where the key had one before that."""
     shared = hub()
     try:
-        for image in sorted({one.image for one in requests if one.image is not None}):
-            shared.images.admit(shared.db, tenant_id, image)
+        images = sorted({one.image for one in requests if one.image is not None})
+        if images:
+            shared.images.admit_all(shared.db, tenant_id, images)
     except (Refused, Unavailable):
         # What was accepted once is answered as it was, whatever has become of its image or its registry.
         before = None if key is None else earlier_answer(shared.db, key)

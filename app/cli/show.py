@@ -43,6 +43,8 @@ def describe(job: Mapping[str, Any]) -> Iterator[str]:
         facts["members"] = gang["members"]
     for name in ("exit_code", "signal", "executor_id", "binary_url", "binary_sha256", "image"):
         facts[name.replace("_", " ")] = job.get(name)
+    facts["image digest"] = _digest(job)
+    facts["command"] = " ".join(plain(word) for word in job.get("command") or ()) or None
     facts["arguments"] = " ".join(plain(argument) for argument in job.get("arguments") or ()) or None
     facts["environment"] = " ".join(f"{plain(k)}={plain(v)}" for k, v in (job.get("env_variables") or {}).items())
     if job.get("array_id"):
@@ -66,6 +68,12 @@ def describe(job: Mapping[str, Any]) -> Iterator[str]:
             more = f", last {SHOWN_LINES} of {len(lines)} lines" if len(lines) > SHOWN_LINES else ""
             yield click.style(f"{stream}{more}", bold=True)
             yield from (f"  {plain(line)}" for line in lines[-SHOWN_LINES:])
+
+
+def _digest(job: Mapping[str, Any]) -> str | None:
+    """What the image's name stood for in the latest attempt of which that is known."""
+    tried = (attempt.get("image_digest") for attempt in reversed(job.get("attempts") or ()))
+    return next((digest for digest in tried if digest), None)
 
 
 def _place(position: int) -> str:

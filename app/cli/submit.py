@@ -1,4 +1,4 @@
-"""`cfab submit`: hand in a program by URL and SHA-256, or a shell script."""
+"""`cfab submit`: hand in a program by URL and SHA-256, a shell script, or a container image."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _SERVING = "workers fetch by URL: serve the file over HTTP and give its URL, or 
 
 
 @click.command("submit", context_settings={"ignore_unknown_options": False})
-@click.argument("words", nargs=-1, metavar="[URL] [ARGUMENT]...")
+@click.argument("words", nargs=-1, metavar="[URL|PROGRAM] [ARGUMENT]...")
 @click.option("--sha256", metavar="HEX", help="SHA-256 of the program at URL; nothing else is ever run.")
 @click.option("--file", "copy", metavar="PATH", help="A local copy of the program, to take the SHA-256 from.")
 @click.option("--script", metavar="FILE|-", help="A script for /bin/sh instead of a URL; - reads standard input.")
+@click.option("--image", metavar="REF", help="A container image instead of a URL; after -- a command in it.")
 @click.option("--type", "job_type", metavar="WORD", help="The job's type; default: the program's name.")
 @click.option("--priority", type=click.Choice(PRIORITIES), default="background", show_default=True)
 @click.option("--arg", "arguments", multiple=True, metavar="TEXT", help="One argument (repeat); also after --.")
@@ -68,6 +69,8 @@ def command(*, client: Client, as_json: bool, key: str | None, waits: bool, foll
     cfab submit https://example.com/train --sha256 9f86d0… -- --epochs 3
 
     cfab submit --script - --follow <<< 'echo hello'
+
+    cfab submit --image python:3.12-slim --follow -- python -c 'print(6 * 7)'
     """
     if follows and asked["array"] is not None:
         raise Failure(ExitCode.USAGE, "--follow is for one job; --wait waits for an array")
@@ -87,20 +90,10 @@ def command(*, client: Client, as_json: bool, key: str | None, waits: bool, foll
     return end_code(ended, show=not as_json)
 
 
-def job_body(words: Sequence[str], script: str | None, **asked: Any) -> dict[str, Any]:
+def job_body(words: Sequence[str], **asked: Any) -> dict[str, Any]:
     """The request body for what was asked on the command line; raises Failure USAGE where there is none."""
-    body: dict[str, Any] = {"priority": asked["priority"]}
-    if script is not None:
-        if asked["sha256"] or asked["copy"]:
-            raise Failure(ExitCode.USAGE, "--script takes no --sha256 and no --file")
-        body["script"] = _script(script)
-        name, arguments = ("script" if script == "-" else Path(script).name), words
-    else:
-        if not words:
-            raise Failure(ExitCode.USAGE, "nothing to run: give a URL with --sha256, or --script FILE")
-        url, arguments = words[0], words[1:]
-        body |= {"binary_url": url, "binary_sha256": _checksum(url, asked["sha256"], asked["copy"])}
-        name = PurePosixPath(unquote(urlsplit(url).path)).name
+    program, name, arguments = _program(words, **asked)
+    body: dict[str, Any] = {"priority": asked["priority"], **program}
     body["type"] = asked["job_type"] or re.sub(r"[^\w.+-]+", "-", name)[:255] or "job"
     body["arguments"] = [*asked["arguments"], *arguments]
     body["env_variables"] = dict(_variable(text) for text in asked["environment"])
@@ -124,6 +117,28 @@ def job_body(words: Sequence[str], script: str | None, **asked: Any) -> dict[str
     if asked["parents"]:
         body["depends_on"] = [_parent(text) for text in asked["parents"]]
     return body
+
+
+def _program(
+    words: Sequence[str], script: str | None, image: str | None, sha256: str | None, copy: str | None, **_: Any
+) -> tuple[dict[str, Any], str, Sequence[str]]:
+    """The fields that say what to run, its name, and those of the words that are its arguments."""
+    other = "--script" if script is not None else "--image"
+    if script is not None and image is not None:
+        raise Failure(ExitCode.USAGE, "--script and --image are two programs; give one of them")
+    if (script is not None or image is not None) and (sha256 or copy):
+        raise Failure(ExitCode.USAGE, f"{other} takes no --sha256 and no --file")
+    if script is not None:
+        return {"script": _script(script)}, "script" if script == "-" else Path(script).name, words
+    if image is not None:
+        name = image.partition("@")[0].rpartition("/")[2].partition(":")[0]
+        # As of a URL, the first word is the program and the others go with --arg: the image's own runs without any.
+        return {"image": image, **({"command": [words[0]]} if words else {})}, name, words[1:]
+    if not words:
+        raise Failure(ExitCode.USAGE, "nothing to run: give a URL with --sha256, --script FILE, or --image REF")
+    url = words[0]
+    program = {"binary_url": url, "binary_sha256": _checksum(url, sha256, copy)}
+    return program, PurePosixPath(unquote(urlsplit(url).path)).name, words[1:]
 
 
 def _script(source: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 REMEMBER_S = 60.0
 """How long a signature that was found good is not looked at again. It cannot become bad, only be taken away."""
 MAX_REMEMBERED = 10_000
+TOGETHER_S = 20.0
+"""How long registries may take for all images of one request; the one that is asked about then is the last."""
 
 
 class ImageAway(Unavailable):
@@ -73,6 +76,19 @@ class ImageGate:
         Raises Refused (asking again will not help), and Unavailable when the database or the registry cannot be asked.
         """
         return self.decide(tenant_id, *trust_of(db, tenant_id), image)
+
+    def admit_all(self, db: Database, tenant_id: UUID, images: Collection[str]) -> None:
+        """`admit` for all images of one request; raises for the first that may not be used.
+
+        Raises Unavailable too when registries take longer than TOGETHER_S: a thread serves no one else meanwhile.
+        """
+        tenant, until = trust_of(db, tenant_id), time.monotonic() + TOGETHER_S
+        for place, image in enumerate(images):
+            if place and time.monotonic() > until:
+                raise ImageAway(
+                    f"Only {place} of {len(images)} images could be checked in {TOGETHER_S:g} s; name fewer at a time"
+                )
+            self.decide(tenant_id, *tenant, image)
 
     def decide(self, tenant_id: UUID, tenant: str, trust: ImageTrust, image: str, to_run: bool = False) -> Admitted:
         """`admit` for what is known of a tenant. With `to_run` the login for pulling comes with it.

@@ -98,6 +98,7 @@ def test_policy_decides_about_submits_in_every_contract_with_images(api: Caller)
     tag, digest = "ghcr.io/acme/tool:1", f"ghcr.io/acme/tool@sha256:{'a' * 64}"
     bodies: dict[str, dict[str, Any]] = {
         COMPUTE + "/jobs": {},
+        "/jobs/api/v1/jobs": {"type": "tool", "priority": "background"},
         "/ai/api/v1/jobs/": {"job_type": "training"},
         "/gpu/api/v1/jobs": {"name": "tool", "priority": 100},
     }

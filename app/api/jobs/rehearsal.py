@@ -18,6 +18,7 @@ from app.api.jobs.explain_routes import explanation_shown
 from app.api.jobs.explain_schemas import AsksShown, CauseShown, HeldShown, NodeShown, PlaceShown
 from app.api.jobs.schemas import PRIORITIES
 from app.api.jobs.translate import JobsErrorForm
+from app.domain.errors import Refused
 from app.domain.explain import Code
 from app.domain.job import JobRequest
 from app.services.rehearse import Nodes, Rehearsal, rehearse
@@ -73,6 +74,11 @@ class RehearsalShown(ma.Schema):
 def answer_rehearsal(request: JobRequest) -> Response:
     """200 with what a submit by the caller would lead to, also where it would be refused."""
     shared, who = hub(), principal()
+    try:
+        if request.image is not None:
+            shared.images.admit(shared.db, who.tenant_id, request.image)
+    except Refused as refusal:
+        return json_answer(_shown(Rehearsal(request, refusal)))
     return json_answer(_shown(rehearse(shared.db, shared.settings, who.tenant_id, request, who.subject)))
 
 

@@ -241,6 +241,10 @@ class JobShown(ma.Schema):
     stdout_truncated = fields.Boolean()
     stderr_truncated = fields.Boolean()
     script = fields.String(allow_none=True)
+    image = fields.String(
+        allow_none=True, metadata={"description": "As it was asked; `attempts` tell the `image_digest` that ran."}
+    )
+    command = fields.List(fields.String(), metadata={"description": "In place of the image's entry point."})
     resources = fields.Dict(allow_none=True)
     preemptible = fields.Boolean(allow_none=True, metadata={"description": "null: as its tenant's jobs."})
     timeout_seconds = fields.Float(allow_none=True)

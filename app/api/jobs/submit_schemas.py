@@ -12,11 +12,12 @@ from app.api.arguments import StrictSchema
 from app.api.fields import Choice, Flag, Number, Text, Whole, Word
 from app.api.jobs.array_schemas import ArraySpread, Parents
 from app.api.jobs.schemas import MAX_BULK, PRIORITIES, counted
-from app.api.program import MAX_TOTAL_BYTES, Arguments, Environment, Sha256, Url, start_bytes
+from app.api.program import MAX_TOTAL_BYTES, Arguments, Environment, Image, Sha256, Url, start_bytes
 from app.domain.job import MAX_MEMBERS
 
 MAX_SCRIPT = 2**20
 YEAR_S = 366 * 86_400
+_ONE = "give an image, or a script, or binary_url with binary_sha256"
 
 
 class ResourcesAsked(StrictSchema):
@@ -48,12 +49,16 @@ class GangAsked(StrictSchema):
 
 
 class JobAsked(StrictSchema):
-    """A job: a program by URL and SHA-256 (or, additive, a shell script), how to start it, and its class."""
+    """A job: a program by URL and SHA-256 (or, additive, a container image or a script), its start and its class."""
 
     type = Word(required=True, metadata={"example": "data-processing"})
-    binary_url = Url(metadata={"description": "Where to download the executable; needed unless there is a script."})
+    binary_url = Url(
+        metadata={"description": "Where to download the executable; needed unless there is an image or a script."}
+    )
     binary_sha256 = Sha256(metadata={"description": "Its digest; anything else is never run."})
     script = Text(most=MAX_SCRIPT, one_line=False, metadata={"description": "Run by /bin/sh instead of a binary."})
+    image = Image(metadata={"description": "A container image to run instead of a binary.", "example": "busybox:1.36"})
+    command = Arguments(load_default=list, metadata={"description": "Takes the place of the image's entry point."})
     arguments = Arguments(load_default=list)
     env_variables = Environment(load_default=dict)
     priority = Choice(*PRIORITIES, required=True)
@@ -72,19 +77,14 @@ class JobAsked(StrictSchema):
 
     @ma.validates_schema
     def _one_program(self, data: Mapping[str, Any], **_: Any) -> None:
-        if data.get("script") is not None:
-            given = [name for name in ("binary_url", "binary_sha256") if name in data]
-            if given:
-                raise ma.ValidationError({name: ["must not be given beside script"] for name in given})
-        else:
-            missing = [name for name in ("binary_url", "binary_sha256") if name not in data]
-            if missing:
-                raise ma.ValidationError({name: ["is required"] for name in missing})
+        problems = _program_problems(data)
+        if problems:
+            raise ma.ValidationError({name: [problem] for name, problem in problems.items()})
         if "array" in data and data["hold"]:
             raise ma.ValidationError({"hold": ["must not be true beside array: hold its jobs one by one"]})
-        size = start_bytes(data["arguments"], data["env_variables"])
+        size = start_bytes([*data["command"], *data["arguments"]], data["env_variables"])
         if size > MAX_TOTAL_BYTES:
-            message = f"has {size} bytes together with env_variables; at most {MAX_TOTAL_BYTES} are allowed"
+            message = f"has {size} bytes together with command and env_variables; at most {MAX_TOTAL_BYTES} are allowed"
             raise ma.ValidationError({"arguments": [message]})
 
     def load(self, data: Any, **options: Any) -> Any:
@@ -103,6 +103,21 @@ class JobAsked(StrictSchema):
                 loaded[name] = field.deserialize(ma.missing)
         self._one_program(loaded)
         return loaded
+
+
+def _program_problems(data: Mapping[str, Any]) -> dict[str, str]:
+    """What keeps a body from naming exactly one program, by field."""
+    binary = [name for name in ("binary_url", "binary_sha256") if name in data]
+    chosen = "image" if "image" in data else "script" if "script" in data else None
+    if chosen is None:
+        why = f"is required beside {binary[0]}" if binary else "is required, unless there is an image or a script"
+        problems = {name: why for name in ("binary_url", "binary_sha256") if name not in data}
+    else:
+        others = [*binary, *(["script"] if chosen == "image" and "script" in data else [])]
+        problems = dict.fromkeys(others, f"must not be given beside {chosen}: {_ONE}")
+    if data["command"] and chosen != "image":
+        problems["command"] = "is for an image alone; a binary or a script takes arguments"
+    return problems
 
 
 class BulkAsked(JobAsked):

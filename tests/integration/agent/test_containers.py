@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,9 +25,12 @@ from app.services.stop import request_stop
 from tests.engine import TEST_IMAGE, TestEngine
 from tests.factories import Fabric, until
 from tests.integration.agent.conftest import Site
+from tests.integration.live.server import TOKEN, ApiProcess
 from workers.agent.agent import Agent
 from workers.runners.composite import Runners
 from workers.runners.container import ContainerOptions, ContainerRunner
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -88,6 +94,57 @@ def test_pulled_image_is_told_in_the_log_and_a_missing_one_is_never_tried_again(
     refused = job_detail(fabric.db, fabric.tenant, absent)
     assert refused.job.state == JobState.FAILED and len(refused.attempts) == 1
     assert "team/agent:2" in (refused.attempts[0].reason or "")
+
+
+@pytest.fixture
+def typed(fabric: Fabric, directory: Path) -> Iterator[Callable[[str], subprocess.CompletedProcess[str]]]:
+    """Runs a line of a shell, where `.venv/bin/cfab` speaks to an API of this fabric."""
+    server = ApiProcess({"CFAB_DATABASE_URL": fabric.settings.database_url}, directory / "api.log")
+    command = directory / ".venv" / "bin" / "cfab"
+    command.parent.mkdir(parents=True)
+    command.write_text(f"#!{sys.executable}\nfrom app.cli.main import main\nmain()\n")
+    command.chmod(0o755)
+    plain = {name: text for name, text in os.environ.items() if not name.startswith("CFAB_")}
+    ours = {"CFAB_SERVER_URL": server.url, "CFAB_API_TOKEN": TOKEN, "PYTHONPATH": str(ROOT)}
+
+    def run(line: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-c", line], cwd=directory, env=plain | ours,
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    try:
+        server.start()
+        yield run
+    finally:
+        server.kill()
+
+
+def test_image_is_submitted_followed_and_shown_as_the_readme_has_it(
+    host: Callable[..., Agent],
+    typed: Callable[[str], subprocess.CompletedProcess[str]],
+    docker_engine: TestEngine,
+) -> None:
+    (line,) = re.findall(r"^\.venv/bin/cfab submit --image .*$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert "busybox:1.36" in line
+    docker_engine.start_registry()
+    try:
+        digest = docker_engine.push("team/typed:1")
+        image = f"{docker_engine.registry}/team/typed:1"
+        host()
+        done = typed(line.replace("busybox:1.36", image))
+        assert (done.returncode, done.stdout) == (0, "42 in a container\n"), done.stderr
+        job = done.stderr.split()[0]
+        failed = typed(f"""NAME=me; .venv/bin/cfab submit --image {image} --env WHO=$NAME --arg -c --wait \\
+            -- sh 'echo $WHO $0 $1 >&2; exit 3' zero one""")
+        assert failed.returncode == 1 and "exit code 3" in failed.stderr + failed.stdout
+        again = typed(f".venv/bin/cfab logs {failed.stderr.split()[0]} 2>&1").stdout
+    finally:
+        docker_engine.stop_registry()
+    assert "me zero one\n" in again
+    shown = typed(f".venv/bin/cfab show {job}").stdout
+    assert f"image         {image}\nimage digest  {digest}\ncommand       sh\n" in shown
+    assert "type          typed\n" in shown and "completed" in shown
 
 
 def test_registry_that_is_away_costs_no_retry_and_the_job_waits(

@@ -18,6 +18,8 @@ SENSIBLE: dict[str, Any] = {
     "binary_url": "https://example.com/x",
     "binary_sha256": "AB" * 32,
     "script": "true",
+    "image": "acme/tool:1",
+    "command": ["sh"],
     "arguments": ["a"],
     "env_variables": {"A": "b"},
     "priority": "background",

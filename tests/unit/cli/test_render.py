@@ -74,3 +74,11 @@ def test_all_about_a_job() -> None:
     assert "arguments     --n 3" in shown
     assert "lost, node silent" in shown and "9s" in shown
     assert "line 29" in shown and "line 19" not in shown and "last 10 of 30 lines" in shown
+
+
+def test_a_job_with_an_image_shows_what_ran() -> None:
+    tried = [{"status": "failed", "image_digest": digest} for digest in ("sha256:old", "sha256:new", None)]
+    asked = {"image": "acme/tool:1", "command": ["sh"], "arguments": ["-c", "true"], "attempts": tried}
+    shown = click.unstyle("\n".join(describe(job(**asked))))
+    assert "image         acme/tool:1\nimage digest  sha256:new\ncommand       sh\narguments     -c true\n" in shown
+    assert "image" not in click.unstyle("\n".join(describe(job(command=[]))))

@@ -80,6 +80,22 @@ def test_the_checksum_of_a_local_copy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "command", "arguments"),
+    [
+        ([], None, []),
+        (["--arg", "--fast"], None, ["--fast"]),
+        (["--", "sh", "-c", "echo $0"], ["sh"], ["-c", "echo $0"]),
+        (["--arg", "one", "--", "tool", "--two"], ["tool"], ["one", "--two"]),
+    ],
+)
+def test_an_image_with_or_without_a_command(words: list[str], command: list[str] | None, arguments: list[str]) -> None:
+    made = body("--image", "127.0.0.1:5000/team/tool:1@sha256:" + SHA, *words)
+    assert (made["image"], made["type"]) == ("127.0.0.1:5000/team/tool:1@sha256:" + SHA, "tool")
+    assert (made.get("command"), made["arguments"]) == (command, arguments)
+    assert "script" not in made and "binary_url" not in made
+
+
+@pytest.mark.parametrize(
     ("words", "says"),
     [
         ([], "give a URL"),
@@ -90,6 +106,9 @@ def test_the_checksum_of_a_local_copy(tmp_path: Path) -> None:
         (["--script", "/no/such"], "cannot be read"),
         (["--script", "/dev/null"], "is empty"),
         (["--script", "-", "--sha256", SHA], "takes no --sha256"),
+        (["--image", "busybox", "--sha256", SHA], "--image takes no --sha256"),
+        (["--image", "busybox", "--file", "x"], "--image takes no --sha256 and no --file"),
+        (["--image", "busybox", "--script", "-"], "give one of them"),
         ([URL, "--sha256", SHA, "--env", "NAME"], "no NAME=VALUE"),
         ([URL, "--sha256", SHA, "--timeout", "soon"], "'soon' is no duration"),
         ([URL, "--sha256", SHA, "--timeout", "0"], "'0' is no duration"),
