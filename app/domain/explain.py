@@ -267,11 +267,25 @@ def _impossible(order: Sequence[tuple[NodeNow, Fit]], ask: Ask, numbers: dict[st
 
 
 def _too_big(small: Sequence[NodeNow], need: Resources, numbers: dict[str, Any]) -> Cause:
-    best = min(small, key=lambda node: _distance(node, Fit.TOO_SMALL, need))
+    best = min(small, key=lambda node: (_distance(node, Fit.TOO_SMALL, need), -_largest_gpu(node, need)))
     missing = lacks(best.total, need)
     what = amounts.listed([_has(name, has, asked, need, "in all") for name, (has, asked) in missing.items()])
     message = f"No node is big enough. The largest for this job, {best.id}, has {what}."
-    return Cause(Code.TOO_BIG, message, {**numbers, "node": best.id, "lacks": _told(missing)})
+    told = {**numbers, "node": best.id, "lacks": _told(missing)}
+    holder = max(small, key=lambda node: _largest_gpu(node, need))
+    largest = _largest_gpu(holder, need)
+    if need.gpus and largest < need.gpu_memory_bytes:
+        kind = f"{need.gpu_model} GPU" if need.gpu_model else "GPU"
+        shared = " that jobs may share" if need.gpu_shared else ""
+        message += f" The largest {kind}{shared}, on {holder.id}, has {largest / 1e9:.6g} GB."
+        told["largest_gpu_bytes"] = largest
+    return Cause(Code.TOO_BIG, message, told)
+
+
+def _largest_gpu(node: NodeNow, need: Resources) -> int:
+    """The memory of the node's largest GPU of the model asked for, among those that jobs may share if it is to be."""
+    right = (gpu for gpu in node.total.gpus if _right_model(gpu, need) and (gpu.sharing or not need.gpu_shared))
+    return max((gpu.memory_bytes for gpu in right), default=0)
 
 
 def _no_gpu(order: Sequence[tuple[NodeNow, Fit]], need: Resources, numbers: dict[str, Any]) -> Cause:

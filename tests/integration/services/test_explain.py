@@ -216,7 +216,9 @@ def test_a_gpu_model_that_is_nowhere_is_told_with_those_that_are(fabric: Fabric)
         "The job asks for a GPU of model 'H100', and there is none: the models here are NVIDIA T4."
     )
     large = fabric.submit_one(resources=share(gpus=1, gpu_memory=40 * 10**9, model="T4"))
-    assert "has 0 suitable GPUs in all (asks 1 T4 GPU with 40 GB or more)" in message(fabric, large)
+    assert message(fabric, large).endswith(
+        "has 0 suitable GPUs in all (asks 1 T4 GPU with 40 GB or more). The largest T4 GPU, on node-1, has 16 GB."
+    )
 
 
 def test_busy_nodes_are_told_with_what_is_free_and_who_drains(fabric: Fabric) -> None:

@@ -58,6 +58,18 @@ def test_a_slice_goes_only_where_the_node_allows_it(fabric: Fabric) -> None:
     assert cause.code == "no_shared_gpu"
 
 
+def test_a_slice_larger_than_any_gpu_is_told_the_largest_that_may_be_shared(fabric: Fabric) -> None:
+    fabric.add_node("a-small", gpus=[replace(shared(1), memory_bytes=40 * GB)])
+    fabric.add_node("b-large", gpus=[shared(2), gpu(3, memory_gb=141)])
+    waiting = fabric.submit_one(resources=piece(107))
+    (cause,) = explain(fabric.db, fabric.settings, fabric.tenant, waiting).causes
+    assert (cause.code, cause.numbers["largest_gpu_bytes"]) == ("too_big", 80 * GB)
+    assert cause.message == (
+        "No node is big enough. The largest for this job, b-large, has 0 suitable GPUs in all (asks 107 GB of a shared "
+        "GPU). The largest GPU that jobs may share, on b-large, has 80 GB."
+    )
+
+
 def test_a_job_that_waits_for_a_slice_is_told_what_is_missing(fabric: Fabric) -> None:
     node = fabric.add_node(gpus=[shared(1)])
     fabric.submit(*[job(resources=piece(50))] * 2)
