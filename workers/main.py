@@ -22,6 +22,7 @@ from app.storage.faults import parse_faults
 from config.celery import CLASS_QUEUES, node_queue
 from config.logs import set_up_logging
 from config.settings import Settings, SettingsError
+from workers.agent import heart
 from workers.agent.agent import Agent
 from workers.agent.capacity import host_identity
 from workers.agent.confinement import Confinement
@@ -131,6 +132,7 @@ def run(settings: Settings, argv: Sequence[str] = ()) -> int:
     warnings.simplefilter("ignore", SecurityWarning)
     app = make_celery(settings)
     install(app, agent, drain_limit_s)
+    heart.install(app)
     queues = ",".join((*CLASS_QUEUES, node_queue(settings.node)))
     app.worker_main(
         [

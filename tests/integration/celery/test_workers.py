@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections import defaultdict
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -15,10 +18,14 @@ from app.bells import Ringer
 from app.domain.job import DEFAULT_TENANT
 from app.domain.priority import PriorityClass
 from app.domain.states import JobState
+from app.local.ports import free_port
+from app.local.valkey import ValkeyServer
 from app.services.inspect import job_detail
 from config.celery import CLASS_QUEUES, node_queue
+from config.settings import Settings
 from tests.factories import Fabric, until
 from tests.integration.celery.conftest import NAMES
+from tests.integration.celery.local_nodes import LocalWorker
 
 LONG = "sleep 60"
 WAIT_S = 60.0
@@ -133,3 +140,30 @@ def test_flower_gets_one_task_per_attempt(celery_setup: CeleryTestSetup, fabric:
     for job, attempt in ((good, good_attempt), (bad, bad_attempt)):
         assert {(event["name"], event["args"]) for event in told[attempt]} == {("test", f"('{job}',)")}
         assert told[attempt][-1]["runtime"] >= 0.4
+
+
+def test_a_worker_ends_while_its_broker_is_silent(
+    celery_setup: CeleryTestSetup, directory: Path, settings: Settings
+) -> None:
+    """As when its network is cut: connections stay, or are even made, and nothing ever answers."""
+    server = ValkeyServer(directory / "silent", free_port(), "only-for-tests")
+    server.create()
+    server.start()
+    worker = LocalWorker(
+        "east", directory,
+        {"CFAB_DATABASE_URL": settings.database_url, "CFAB_BROKER_URL": server.url, "CFAB_CONTAINER_RUNTIME": "off",
+         "CFAB_JOB_UID_BASE": "530000", "CFAB_LOG_LEVEL": "debug"},
+    )  # fmt: skip
+    worker.process.start()
+    try:
+        assert worker.ready()
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGSTOP)
+        # Its consumer tries to connect anew: then the heart has beaten into the silence.
+        until(lambda: "Trying again" in worker.logs(), 60)
+        worker.process.ask_to_end()
+        until(lambda: not worker.process.alive, 30)
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+        worker.teardown()
+        server.stop()
