@@ -1,4 +1,4 @@
-"""What every spoke shares in one API process: settings, database, ringer, watch, follow service, gate of images."""
+"""What every spoke shares in one API process: settings, database, ringer, watch, follow service, and more."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from app.api.live.service import LiveService
 from app.api.stream_budget import StreamBudget
 from app.domain.priority import PriorityClass
 from app.services.images import ImageGate
+from app.services.ranking import Ranking
 from app.services.watch import Watch
 from app.storage.database import Database
 from config.settings import Settings
@@ -43,6 +44,7 @@ class Hub:
     watch: Watch
     live: LiveService
     images: ImageGate
+    ranking: Ranking = field(default_factory=Ranking)
     closing: Event = field(default_factory=Event)
 
     def ring(self, classes: Iterable[PriorityClass]) -> None:

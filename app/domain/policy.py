@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,26 +102,42 @@ class Take:
     pins: tuple[tuple[Gpu, ...], ...] = ()
 
 
-def choose(keys: Sequence[KeySummary], tenants: Mapping[UUID, TenantView], free: Free, limit: int) -> list[Take]:
+def choose(
+    keys: Sequence[KeySummary],
+    tenants: Mapping[UUID, TenantView],
+    free: Free,
+    limit: int,
+    upto: float = math.inf,
+) -> list[Take]:
     """Which keys a node with `free` takes from now, in order, at most `limit` jobs in all.
 
     Order: class; inside a class the tenant that uses least for its weight (every job chosen counts at once, so equal
     tenants alternate); inside a tenant the greater priority, then the older head. A key that does not fit, or whose
     tenant has no room, is passed over and never blocks another. The sum of all takes fits `free` and every room, and no
     GPU is in the pins of two.
+
+    In the last class only tenants that use at most `upto` for their weight get anything: others, whose keys are not
+    among these, go before the rest.
     """
     plan = _Plan(tenants, free, limit)
-    for cls in sorted({key.priority_class for key in keys}):
+    classes = sorted({key.priority_class for key in keys})
+    for cls in classes:
         queues: dict[UUID, list[KeySummary]] = {}
         for key in sorted((k for k in keys if k.priority_class == cls), key=lambda k: (-k.priority, k.head_seq)):
             queues.setdefault(key.tenant_id, []).append(key)
-        while queues and plan.limit > 0:
-            tenant = min(queues, key=lambda t: (plan.shares.get(t, 0.0), queues[t][0].head_seq))
+        bound = upto if cls == classes[-1] else math.inf
+        turns = [(plan.shares.get(tenant, 0.0), queue[0].head_seq, tenant) for tenant, queue in queues.items()]
+        heapq.heapify(turns)
+        while turns and plan.limit > 0 and turns[0][0] <= bound:
+            tenant = turns[0][2]
+            queue = queues[tenant]
             # A lone tenant takes a run of jobs at once; several take turns, so that each turn is weighed anew.
-            if not plan.take(queues[tenant][0], plan.limit if len(queues) == 1 else 1):
-                queues[tenant].pop(0)
-                if not queues[tenant]:
-                    del queues[tenant]
+            if not plan.take(queue[0], plan.limit if len(turns) == 1 and bound == math.inf else 1):
+                queue.pop(0)
+            if queue:
+                heapq.heapreplace(turns, (plan.shares.get(tenant, 0.0), queue[0].head_seq, tenant))
+            else:
+                heapq.heappop(turns)
     return [Take(key.id, len(pins), key.shape, tuple(pins)) for key, pins in plan.taken.values()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from app.domain.reservation import against, beside, held_of
 from app.domain.resources import Gpu, Resources
 from app.services.deliver import assignment, deliver
 from app.services.packing import Packing, free_of
+from app.services.ranking import Place, Ranking, Walk
 from app.services.report import Finished, FinishResult, finish_in
 from app.storage import claims
 from app.storage.claims import Hold
@@ -25,19 +27,18 @@ from app.storage.keys import candidates
 
 PAGE, SMALL_PAGE = 64, 24
 """Scheduling keys looked at in one statement, for many jobs or for few; a claim that finds too little looks at more."""
+FEW = 2
+"""Keys of each tenant looked at where there are many tenants: most get one job of a claim, or none."""
 ROUNDS = 8
-"""Statements that take jobs in one claim; more than one is needed only when other claims were faster."""
-
-_walked: dict[tuple[str, PriorityClass], UUID] = {}
-"""Where a node's walk over a class's tenants stopped when they did not fit a page: its next claim goes on there, so
-that all have their turn. Only a hint of this process; without it the walk starts at the first tenant."""
+"""Statements of one claim that may get fewer jobs than they were to take: then other claims were faster."""
 
 
 @dataclass(frozen=True)
 class Claimer:
     """Who claims: a node under its incarnation; what it can run; `external` executors start at once.
 
-    With `packing` fresh GPU jobs are left to nodes that they fill better.
+    With `packing` fresh GPU jobs are left to nodes that they fill better. `ranking` is what the process knows of the
+    order of tenants; without it many tenants are looked at by every claim.
     """
 
     node_id: str
@@ -47,13 +48,14 @@ class Claimer:
     external: bool = False
     shy: bool = False
     packing: Packing | None = None
+    ranking: Ranking | None = None
 
 
 class Claimed(list[Assignment]):
     """What a claim brought. `more`: jobs may wait for room on this node, so that any room is worth a claim.
 
-    `passed_over`: there was room left, but another claim was deciding a tenant's quota at that moment; jobs of that
-    tenant may fit, and no bell will say so: claim again in a moment.
+    `passed_over`: there was room left, but another claim was deciding a tenant's quota at that moment, or others took
+    what this one chose; more jobs may fit, and no bell will say so: claim again in a moment.
 
     `put_off_s`: a GPU job was left to `better` nodes, which are to be woken; claim again after so long, if it is not
     None.
@@ -139,6 +141,9 @@ class _Draw:
         self._tenants: dict[UUID, Row] = {}
         self._undecided: set[UUID] = set()
         self._drained: set[int] = set()
+        self._ranking = claimer.ranking or Ranking()
+        self._heads: dict[UUID, int] = {}
+        self._elsewhere: set[UUID] = set()
         self._busy = False
         self.put_off_s: float | None = None
         self.better: list[str] = []
@@ -146,8 +151,8 @@ class _Draw:
 
     @property
     def passed_over(self) -> bool:
-        """Whether a tenant was left out because its quota was being decided elsewhere, while there was room left."""
-        return self._busy and self._left > 0
+        """Whether others were in the way (they decide a tenant's quota, or were faster) while there was room left."""
+        return (self._busy or self._rounds < 1) and self._left > 0
 
     def is_preemptible(self, row: Row) -> bool:
         """Whether a job that was taken may have to make room for others: as it asked, or as its tenant's jobs do."""
@@ -159,45 +164,83 @@ class _Draw:
         return self._left < 1 or self._rounds < 1
 
     def take_from(self, cls: PriorityClass) -> None:
-        """Takes from one class, page by page, until enough is taken or every tenant was seen."""
+        """Takes from one class, who used least for its weight first, until enough is taken or all were seen."""
         if self._reserved:
             self._free = beside(self._unheld, against(self._reserved, cls))
-        walk = (self._claimer.node_id, cls)
-        begin = after = _walked.get(walk)
-        size = self._page_size
-        upto: UUID | None = None
-        while not self._over:
-            page = self._page(cls, size, after, upto)
-            wraps = len(page) < size and begin is not None and upto is None
-            if wraps:
-                page += self._page(cls, size - len(page), None, begin)
-            if self._take(page) and self._hides_more(page):
-                continue
-            if wraps:
-                upto = begin
-            if len(page) < size:
-                _walked.pop(walk, None)
+        order = self._ranking.known(cls, self._free)
+        if order is None:
+            if self._take_all(cls):
                 return
-            after = _walked[walk] = page[-1][0].tenant_id
+            order = self._ranking.read(self._tx, cls)
+        self._heads.clear()
+        self._elsewhere.clear()
+        if not self._take_in_order(cls, order):
+            self._take_rest(cls)
+        # Whose jobs others hold at this moment comes last for a while, so as to hide nobody from the next claim.
+        shares = {tenant: self._views[tenant].share for tenant in self._heads}
+        shares |= dict.fromkeys(self._elsewhere, math.inf)
+        self._ranking.learn(cls, [Place(shares[tenant], head, tenant) for tenant, head in self._heads.items()])
+
+    def _take_all(self, cls: PriorityClass) -> bool:
+        """Takes from all tenants at once; False, and nothing is taken, when there is more to see than a page shows."""
+        while not self._over:
+            page = self._page(cls)
+            if len(page) >= self._page_size:
+                return False
+            if not (self._take(page, {}) and self._hides_more(page)):
+                break
+        return True
+
+    def _take_in_order(self, cls: PriorityClass, order: list[Place]) -> bool:
+        """Takes from tenants in order, page by page: nobody gets more before those who have less were seen.
+
+        Whether enough was taken or nothing more is to be had.
+        """
+        walk, keys, asked = Walk(order, self._page_size), dict[int, KeySummary](), False
+        while not (self._over or walk.is_over):
+            free, page = self._free, self._page(cls, walk.next())
+            without = walk.saw([key.tenant_id for key, _row in page])
+            if len(without) >= self._page_size:
+                # To pass over a few at every claim is nothing; so many are looked at again a little later.
+                self._ranking.put_back(cls, without, free)
+            self._take(page, keys, walk.upto)
+            if not (page or asked):
+                # Where nothing fits any more, one look at all is cheaper than to go on, and sees who came meanwhile.
+                asked = True
+                if self._take_all(cls):
+                    return True
+        return self._over or self._take_all(cls)
+
+    def _take_rest(self, cls: PriorityClass) -> None:
+        """Takes from tenants that came meanwhile, and further keys of those that were seen."""
+        if self._take_in_order(cls, self._ranking.read(self._tx, cls)):
+            return
+        while not (self._over or self._take_all(cls)):
+            page = self._page(cls)
+            if not self._take(page, {}):
+                self._rounds -= 1
+                self._drained |= {key.id for key, _row in page}
 
     def _hides_more(self, page: list[tuple[KeySummary, Row]]) -> bool:
         """Whether a tenant has, or may have, more keys than the page shows."""
         return max(Counter(key.tenant_id for key, _row in page).values(), default=0) >= self._per_tenant
 
-    def _page(
-        self, cls: PriorityClass, size: int, after: UUID | None, upto: UUID | None
-    ) -> list[tuple[KeySummary, Row]]:
+    def _page(self, cls: PriorityClass, tenants: Sequence[UUID] | None = None) -> list[tuple[KeySummary, Row]]:
         who = self._claimer
         return candidates(
             self._tx, cls, self._free, who.runners, who.external, who.node_id, _shy(who), self._drained,
-            self._per_tenant, size, after, upto,
+            self._per_tenant if tenants is None else FEW, self._page_size, tenants,
         )  # fmt: skip
 
-    def _take(self, page: list[tuple[KeySummary, Row]]) -> bool:
-        """Takes what fits of these keys; whether that changed anything, so that another look may show more."""
+    def _take(self, page: list[tuple[KeySummary, Row]], keys: dict[int, KeySummary], upto: float = math.inf) -> bool:
+        """Takes what fits of these keys and of `keys`, which were seen before, for tenants that use at most `upto`.
+
+        `keys` are left as they are afterwards. Whether anything changed, so that another look may show more.
+        """
         before = (len(self.taken), len(self._drained))
-        keys = {key.id: key for key, _row in page}
+        self._heads |= {key.tenant_id: key.head_seq for key, _row in reversed(page)}
         for key, row in page:
+            keys[key.id] = key
             if key.tenant_id not in self._views:
                 self._views[key.tenant_id] = first_view(row)
                 self._tenants[key.tenant_id] = row
@@ -205,17 +248,24 @@ class _Draw:
                     self._undecided.add(key.tenant_id)
             self._leave_to_others(keys, key, row.waited_s)
         while keys and not self._over:
-            takes = self._decide(list(keys.values()))
+            takes = self._decide(list(keys.values()), upto)
             if not takes:
                 break
             got = self._take_jobs(takes, keys)
             # A key that gave less than was asked has no more that others do not hold: pass it over from now on.
             short = {take.key_id for take in takes if got[take.key_id] < take.count}
+            self._drained |= short
+            for take in takes:
+                left = _left(keys[take.key_id], take.count)
+                if take.key_id in short or left.waiting == 0:
+                    if not got[take.key_id]:
+                        self._elsewhere.add(left.tenant_id)
+                    del keys[take.key_id]
+                else:
+                    keys[take.key_id] = left
             if not short:
                 break
-            self._drained |= short
-            for key_id in short:
-                del keys[key_id]
+            self._rounds -= 1
         return before != (len(self.taken), len(self._drained))
 
     def _leave_to_others(self, keys: dict[int, KeySummary], key: KeySummary, waited_s: float) -> None:
@@ -236,14 +286,14 @@ class _Draw:
             self._drained.add(key.id)
             del keys[key.id]
 
-    def _decide(self, keys: list[KeySummary]) -> list[Take]:
+    def _decide(self, keys: list[KeySummary], upto: float) -> list[Take]:
         """What to take of these keys. Finite quotas count only under their tenant's lock; without it there is no room.
 
         Locks are taken for tenants that would get something, not for all: others claim at the same time.
         """
         tenants = {key.id: key.tenant_id for key in keys}
         while True:
-            takes = choose(keys, self._views, self._free, self._left)
+            takes = choose(keys, self._views, self._free, self._left, upto)
             asked = {tenants[take.key_id] for take in takes} & self._undecided
             if not asked:
                 return takes
@@ -259,7 +309,6 @@ class _Draw:
                 self._views[tenant] = TenantView(share, view.weight, room)
 
     def _take_jobs(self, takes: list[Take], keys: dict[int, KeySummary]) -> Counter[int]:
-        self._rounds -= 1
         shapes = {take.key_id: take.shape for take in takes}
         pins = {take.key_id: iter(take.pins) for take in takes}
         low_waters = {take.key_id: keys[take.key_id].low_water for take in takes}
@@ -273,6 +322,10 @@ class _Draw:
             self.taken.append((row, shape, given))
         self._left -= len(rows)
         return Counter(row.key_id for row in rows)
+
+
+def _left(key: KeySummary, taken: int) -> KeySummary:
+    return key if key.waiting is None else replace(key, waiting=key.waiting - taken)
 
 
 def _shy(claimer: Claimer) -> str | None:

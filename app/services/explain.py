@@ -26,22 +26,21 @@ from app.domain.explain import (
     turn_of,
 )
 from app.domain.gang_explain import gang_causes
-from app.domain.policy import KeySummary, TenantView
+from app.domain.policy import KeySummary
 from app.domain.priority import PriorityClass
 from app.domain.resources import Free, Resources
 from app.domain.states import JobState, StopCause
 from app.domain.tenant import Quota, Usage
 from app.domain.whereabouts import JobNow, job_cause
 from app.services.arrays import turn_cause
-from app.services.claim import breadth, first_view
 from app.services.kept import Kept, kept_causes
+from app.services.outlook import looked_at
 from app.services.parents import waiting_cause
 from app.services.queue import Position, position_in
 from app.services.views import JobView, view_of
 from app.storage import claims, elsewhere, events
 from app.storage import explain as stored
 from app.storage.database import Database, Row, Tx
-from app.storage.keys import candidates
 from app.storage.queue import place as queue_row
 from config.settings import Settings
 
@@ -193,28 +192,10 @@ def tenant_of(row: Row | None) -> TenantNow:
 
 
 def _turn(tx: Tx, node: NodeNow, key: KeySummary, position: int) -> Turn:
-    """What the node's next claim would take: its candidates are those of a claim, their depths counted as far."""
-    shy = node.id if node.external else None
+    """What the node's next claim would take."""
     limit = 1 if node.external else min(node.free.slots, MOST_TAKEN)
-    looks = breadth(limit)
-    rows = [
-        found
-        for cls in PriorityClass
-        if cls <= key.priority_class
-        for found in candidates(tx, cls, node.free, sorted(node.runners), node.external, node.id, shy, (), *looks)
-    ]
-    tenants: dict[UUID, TenantView] = {}
-    for one, row in rows:
-        tenants.setdefault(one.tenant_id, first_view(row))
-    keys = {one.id: one for one, _row in rows}
-    mine = [one for one in keys.values() if (one.tenant_id, one.priority_class) == (key.tenant_id, key.priority_class)]
-    if len(mine) < looks[0]:
-        # Otherwise the claim looks at other keys of the tenant first.
-        keys.setdefault(key.id, key)
-    deep = [(one.id, one.low_water) for one in keys.values() if one.waiting is None]
-    for key_id, waiting in stored.jobs_waiting(tx, deep, shy, limit).items():
-        keys[key_id] = replace(keys[key_id], waiting=waiting)
     claim = replace(node, free=replace(node.free, slots=limit))
+    keys, tenants = looked_at(tx, claim, key)
     turn = turn_of(claim, keys.get(key.id, key), position, list(keys.values()), tenants)
     return replace(turn, node=node)
 

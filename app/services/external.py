@@ -15,6 +15,7 @@ from app.services import logs
 from app.services.claim import Claimer, claim_in
 from app.services.endings import storable
 from app.services.inspect import detail_in
+from app.services.ranking import Ranking
 from app.services.report import Chunk, Finished, finish_in
 from app.services.views import JobDetail, JobView, view_of
 from app.storage import jobs, leases, nodes
@@ -46,13 +47,16 @@ class Heartbeat:
     lease_expires_at: datetime
 
 
-def claim_external(db: Database, settings: Settings, executor_id: str, executor_ip: str | None) -> ExternalClaim | None:
+def claim_external(
+    db: Database, settings: Settings, executor_id: str, executor_ip: str | None, ranking: Ranking | None = None
+) -> ExternalClaim | None:
     """Gives the executor the next single-node binary job without GPUs, running at once; None when there is none.
 
     A job that this executor held before is not given to it again, since its fence is the executor's name.
+    `ranking` is what this process knows of the order of tenants.
     """
     for left in range(CLAIM_TRIES - 1, -1, -1):
-        given, passed_over = _claim_once(db, settings, executor_id, executor_ip)
+        given, passed_over = _claim_once(db, settings, executor_id, executor_ip, ranking)
         if given is not None or not passed_over:
             return given
         if left:
@@ -62,7 +66,7 @@ def claim_external(db: Database, settings: Settings, executor_id: str, executor_
 
 
 def _claim_once(
-    db: Database, settings: Settings, executor_id: str, executor_ip: str | None
+    db: Database, settings: Settings, executor_id: str, executor_ip: str | None, ranking: Ranking | None
 ) -> tuple[ExternalClaim | None, bool]:
     """What was claimed, and whether a tenant was passed over only because another claim decided its quota just then."""
     with db.transaction("claim") as tx:
@@ -70,7 +74,7 @@ def _claim_once(
         if tx.value("SELECT kind FROM node WHERE id = %(id)s", {"id": executor_id}) != "external":
             raise Invalid(f"executor_id {executor_id!r} is the name of a node of this fabric; choose another")
         lease_s = settings.external_lease_s
-        claimer = Claimer(executor_id, None, ("process",), lease_s, external=True, shy=True)
+        claimer = Claimer(executor_id, None, ("process",), lease_s, external=True, shy=True, ranking=ranking)
         taken = claim_in(tx, claimer, 1)
         if not taken:
             return None, taken.passed_over

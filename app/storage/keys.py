@@ -103,30 +103,28 @@ def candidates(
     passed: Iterable[int],
     per_tenant: int,
     limit: int,
-    after: UUID | None = None,
-    upto: UUID | None = None,
+    tenants: Sequence[UUID] | None = None,
 ) -> list[tuple[KeySummary, Row]]:
     """Up to `limit` keys of a class with pending jobs that fit `free`, the best `per_tenant` of each tenant.
 
-    Each with its tenant's row and what the tenant uses (`used_jobs` …). Tenants come in the order of their ids, from
-    beyond `after` to `upto`. Keys in `passed` are left out, retries that are not for `node_id` now, and with `shy` jobs
-    that this node held before. Whatever cannot be taken (its GPUs are of another kind, its tenant's quota is used up)
-    is left out here already, or it would hide what can be taken behind it. Walks from tenant to tenant by index jumps
-    and probes PROBE heads per key until `limit` rows are found, so its cost depends on live keys only, never on how
-    many jobs wait behind them. Quotas are read without a lock: the claim decides on locked ones.
+    Each with its tenant's row and what the tenant uses (`used_jobs` …). Tenants come in the order of their ids, or as
+    `tenants` names them and no others. Keys in `passed` are left out, retries that are not for `node_id` now, and with
+    `shy` jobs that this node held before. Whatever cannot be taken (its GPUs are of another kind, its tenant's quota is
+    used up) is left out here already, or it would hide what can be taken behind it. Walks from tenant to tenant by
+    index jumps and probes PROBE heads per key until `limit` rows are found, so its cost depends on live keys only,
+    never on how many jobs wait behind them. Quotas are read without a lock: the claim decides on locked ones.
     """
     well = [gpu for gpu in free.gpus if gpu.healthy]
     whole = [gpu for gpu in well if not gpu.held_bytes]
     shared = [gpu for gpu in well if gpu.sharing]
     rows = tx.rows(
-        """SELECT * FROM claimable_keys(%(class)s::smallint, %(after)s, %(upto)s, %(cpus)s, %(memory)s,
+        """SELECT * FROM claimable_keys(%(class)s::smallint, %(tenants)s::uuid[], %(cpus)s, %(memory)s,
             %(gpu_memory)s::bigint[], %(gpu_models)s::text[], %(slices)s::bigint[], %(slice_models)s::text[],
             %(runners)s::text[], %(external)s, %(node)s, %(shy)s, %(passed)s::bigint[],
             %(probe)s, %(per_tenant)s, %(limit)s)""",
         {
             "class": int(priority_class),
-            "after": after,
-            "upto": upto,
+            "tenants": None if tenants is None else list(tenants),
             "cpus": free.cpus_milli,
             "memory": free.memory_bytes,
             "gpu_memory": [gpu.memory_bytes for gpu in whole],
@@ -144,6 +142,14 @@ def candidates(
         },
     )
     return [(_summary(row), row) for row in rows]
+
+
+def waiting_tenants(tx: Tx, priority_class: PriorityClass) -> Sequence[Row]:
+    """All active tenants with live keys in a class: weight, what they use (`used_jobs` …) and used before (`average`).
+
+    `low_water` tells about how old the next job of each is. Walks by index jumps and reads no job.
+    """
+    return tx.rows("SELECT * FROM waiting_tenants(%(class)s::smallint)", {"class": int(priority_class)})
 
 
 def idle_keys(tx: Tx, limit: int, after: int) -> list[int]:

@@ -23,6 +23,7 @@ from app.domain.states import StopCause
 from app.services import nodes, recover
 from app.services.claim import Claimer as Who
 from app.services.packing import Packing
+from app.services.ranking import Ranking
 from app.services.report import Answer, Finished
 from app.services.stop import request_stop
 from app.storage.database import Database
@@ -107,6 +108,7 @@ class Agent:
         who = Who(
             self.offer.node_id, None, runners, settings.lease_s,
             packing=Packing(settings.pack_delay_s) if self.offer.gpus and settings.pack_delay_s else None,
+            ranking=Ranking(),
         )  # fmt: skip
         self._claims = ClaimLoop(
             db, settings, who, self.registry, self._starter.launch, self._uncertain, self._stale, self._last_resort,

@@ -30,7 +30,7 @@ def claim_job(asked: Mapping[str, Any]) -> Response:
     """Gives the next job that needs no GPU to this executor; it is running from now on."""
     shared = hub()
     address = asked["executor_ip"] or request.remote_addr
-    claim = external.claim_external(shared.db, shared.settings, asked["executor_id"], address)
+    claim = external.claim_external(shared.db, shared.settings, asked["executor_id"], address, shared.ranking)
     if claim is None:
         return Response(status=204)
     shared.hint([claim.detail.job.id])

@@ -17,6 +17,7 @@ from app.domain.errors import NotFound
 from app.domain.explain import Code, Fit
 from app.domain.policy import Ending
 from app.domain.resources import GIB, MIB, Gpu
+from app.services import claim as claiming
 from app.services import explain as explaining
 from app.services.claim import Claimer, claim_in
 from app.services.explain import Explanation, explain
@@ -396,6 +397,36 @@ def build(fabric: Fabric, url: str, world: World) -> Iterator[tuple[list[Node], 
 def test_an_explanation_and_the_claims_never_tell_different_stories(
     fabric: Fabric, database_url: str, world: World
 ) -> None:
+    tell_the_same(fabric, database_url, world)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(world=worlds, size=st.integers(1, 4))
+def test_they_tell_the_same_where_more_tenants_wait_than_one_look_shows(
+    fabric: Fabric, database_url: str, world: World, size: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(claiming, "PAGE", size)
+        patched.setattr(claiming, "SMALL_PAGE", size)
+        tell_the_same(fabric, database_url, world)
+
+
+def test_an_explanation_knows_the_order_of_many_tenants(fabric: Fabric) -> None:
+    node = fabric.add_node(slots=1)
+    tenants = [fabric.add_tenant() for _ in range(3 * claiming.SMALL_PAGE)]
+    waiting = [fabric.submit_one(tenant) for tenant in tenants]
+    for tenant in tenants[:-1]:
+        fabric.sql("INSERT INTO tenant_share (tenant_id, average) VALUES (%s, 5)", tenant)
+    (first,) = [one for one, _key in would_take(fabric, node)]
+    assert first == waiting[-1]
+    assert code(fabric, first, tenants[-1]) == Code.STARTS_NOW
+    for place in (0, claiming.SMALL_PAGE, -2):
+        told = why(fabric, waiting[place], tenants[place]).causes[0]
+        assert (told.code, told.numbers["first"]) == (Code.BEHIND_OTHERS, {"other_tenants": 1})
+
+
+def tell_the_same(fabric: Fabric, database_url: str, world: World) -> None:
+    """What starts now by its explanation is taken by the claim it names; what is behind others or blocked is not."""
     with build(fabric, database_url, world) as (nodes, jobs):
         taken = {node.id: would_take(fabric, node) for node in nodes}
         for tenant, job_id in jobs:

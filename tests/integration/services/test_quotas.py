@@ -183,8 +183,8 @@ def test_tenants_beyond_a_page_have_their_turn_although_the_first_of_them_never_
     fabric.assert_in_order()
 
 
-def test_a_tenant_at_the_end_waits_no_longer_for_its_turn_than_there_are_pages(fabric: Fabric) -> None:
-    """The walk goes on where the last claim stopped: tenants that always have jobs do not keep later ones waiting."""
+def test_tenants_that_always_have_jobs_do_not_keep_the_others_waiting(fabric: Fabric) -> None:
+    """Nobody holds anything when the next claim comes, so that those who have waited longest come first."""
     node = fabric.add_node(slots=1)
     several = [fabric.add_tenant() for _ in range(3 * SMALL_PAGE)]
     for tenant in several:

@@ -112,6 +112,15 @@ def test_gpus_are_pinned_as_they_were_chosen() -> None:
     }
 
 
+def test_who_has_more_than_one_who_is_not_seen_yet_waits() -> None:
+    tenants = {ANN: TenantView(0.5), BOB: TenantView(2.5), CARL: TenantView(9)}
+    keys = [key(1, ANN), key(2, BOB), key(3, CARL)]
+    assert {t.key_id: t.count for t in choose(keys, tenants, WIDE, 8, upto=2.5)} == {1: 3, 2: 1}
+    assert {t.key_id: t.count for t in choose(keys[:1], tenants, WIDE, 8, upto=1.5)} == {1: 2}
+    assert choose(keys, tenants, WIDE, 8, upto=0.4) == []
+    assert order(choose([key(4, CARL, FOREGROUND), *keys], tenants, WIDE, 8, upto=0.4)) == [4]
+
+
 models = st.sampled_from(["", "A100", "T4"])
 shapes = st.builds(
     share,
