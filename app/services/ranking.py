@@ -61,7 +61,7 @@ class Ranking:
             within = {number for number, then in thens.items() if _is_within(free, then)}
             last = [id(late.get(place.tenant_id)) in within for place in order]
             return [place for place, is_last in zip(order, last, strict=True) if not is_last] + [
-                place._replace(share=math.inf) for place, is_last in zip(order, last, strict=True) if is_last
+                Place(math.inf, place.head_seq, place.tenant_id) for place, is_last in zip(order, last, strict=True) if is_last
             ]
 
     def put_back(self, cls: PriorityClass, tenants: Iterable[UUID], free: Free) -> None:
