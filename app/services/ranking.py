@@ -59,10 +59,13 @@ class Ranking:
             # Few are different: whoever was put back by one claim shares what that one had.
             thens = {id(then): then for then in late.values()}
             within = {number for number, then in thens.items() if _is_within(free, then)}
-            last = [id(late.get(place.tenant_id)) in within for place in order]
-            return [place for place, is_last in zip(order, last, strict=True) if not is_last] + [
-                Place(math.inf, place.head_seq, place.tenant_id) for place, is_last in zip(order, last, strict=True) if is_last
-            ]
+            first, last = [], []
+            for place in order:
+                if id(late.get(place.tenant_id)) in within:
+                    last.append(Place(math.inf, place.head_seq, place.tenant_id))
+                else:
+                    first.append(place)
+            return first + last
 
     def put_back(self, cls: PriorityClass, tenants: Iterable[UUID], free: Free) -> None:
         """These had nothing that may run in `free`: until all tenants are looked at again they come last."""
