@@ -49,10 +49,14 @@ def find_keys(tx: Tx, tenant_id: UUID, shapes: Sequence[Shape]) -> dict[Shape, i
 
 
 def make_keys(tx: Tx, tenant_id: UUID, shapes: Iterable[Shape]) -> dict[Shape, int]:
-    """Makes or revives keys; their ids. In a fixed order, so that two makers cannot wait for each other."""
+    """Makes or revives keys; their ids. In a fixed order, so that two makers cannot wait for each other.
+
+    A new one is as old as the next job, so that keys come in the order of their oldest jobs from the first. An older
+    job comes to it by `revive_keys` only.
+    """
     rows = tx.rows(
-        f"""INSERT INTO scheduling_key AS k (tenant_id, {_COLUMNS})
-        SELECT %(tenant)s, * FROM {_SHAPES}
+        f"""INSERT INTO scheduling_key AS k (tenant_id, {_COLUMNS}, low_water)
+        SELECT %(tenant)s, s.*, (SELECT last_value FROM job_queue_seq) FROM {_SHAPES} AS s
         ON CONFLICT ON CONSTRAINT uq_scheduling_key_shape DO UPDATE SET live = true RETURNING id, {_COLUMNS}""",
         _columns(tenant_id, sorted(shapes)),
     )
