@@ -14,8 +14,8 @@ Numbers = dict[str, Any]
 
 
 def quantile(values: Sequence[float], q: float) -> float:
-    """The least of these sorted values that at least the fraction `q` of all do not exceed; NaN of none."""
-    return values[max(0, math.ceil(q * len(values)) - 1)] if values else math.nan
+    """The least of these sorted values (at least one) that at least the fraction `q` of all do not exceed."""
+    return values[max(0, math.ceil(q * len(values)) - 1)]
 
 
 def report(tallies: Iterable[Tally]) -> dict[str, Numbers]:
@@ -41,10 +41,10 @@ def _numbers(tally: Tally) -> Numbers:
         "lost_gpu_s": round(tally.lost_gpu_s),
         "cycles": len(cycles),
         "cycle_ms": {
-            "p50": round(quantile(cycles, 0.5), 2), "p99": round(quantile(cycles, 0.99), 2),
-            "max": round(cycles[-1], 2) if cycles else math.nan,
+            name: round(quantile(cycles, q), 2) if cycles else None
+            for name, q in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
         },
-    }  # fmt: skip
+    }
 
 
 def _groups(job: TraceJob) -> Iterator[str]:
@@ -102,7 +102,7 @@ def table(found: Mapping[str, Numbers], tenants: bool = False) -> str:
     row("Jain fairness", (f"{one['jain_fairness']:.3f}" for one in every))
     row("preemptions", (f"{one['preemptions']:,}" for one in every))
     row("lost GPU hours", (f"{one['lost_gpu_s'] / 3600:,.1f}" for one in every))
-    row("a cycle: p50, p99, max", (" ".join(f"{ms:,.1f}" for ms in one["cycle_ms"].values()) + " ms" for one in every))
+    row("a cycle: p50, p99, max", (_cycle(one["cycle_ms"]) for one in every))
     lines += ["", "wait: p50  p90  p99  max"]
     named = {"all", *CLASSES, "one GPU", "one node"}
     for group in every[0]["wait_s"]:
@@ -111,6 +111,11 @@ def table(found: Mapping[str, Numbers], tenants: bool = False) -> str:
             cells = ("  ".join(told(s[q]) for q in ("p50", "p90", "p99", "max")) if s else "" for s in spreads)
             row(f"  {group}", cells)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _cycle(ms: Mapping[str, float | None]) -> str:
+    known = [f"{one:,.1f}" for one in ms.values() if one is not None]
+    return " ".join(known) + " ms" if known else "no cycle ran"
 
 
 def told(seconds: float) -> str:

@@ -155,6 +155,13 @@ def test_the_report_tells_by_class_and_tenant() -> None:
     assert "tenant-01" not in table(found) and "tenant-01" in table(found, tenants=True)
 
 
+def test_a_planner_that_never_ran_is_told_without_numbers() -> None:
+    found = report([simulated([job(0, 1, 10), job(1, 1, 10)], "fabric")])
+    assert found["fabric"]["cycle_ms"] == {"p50": None, "p99": None, "max": None}
+    assert "no cycle ran" in table(found)
+    json.dumps(found, allow_nan=False)
+
+
 def test_the_command_prints_json_and_draws(tmp_path: Path) -> None:
     done = CliRunner().invoke(command, ["--jobs", "60", "--nodes", "10", "--json", "--plot", str(tmp_path / "a.png")])
     assert done.exit_code == 0, done.output
