@@ -8,13 +8,12 @@ from app.api.fields import QueryWhole
 MAX_OFFSET = 2**53
 
 
-def page_schema(default: int, most: int) -> type[QuerySchema]:
-    """A query schema with `limit` (1 to `most`) and `offset`; beyond these is refused, never clipped."""
+class PageSchema(QuerySchema):
+    """Where a page begins. Its subclasses add `limit` by `page_limit`."""
 
-    class PageSchema(QuerySchema):
-        """Parameters of a page."""
+    offset = QueryWhole(0, MAX_OFFSET, load_default=0, metadata={"description": "Results to skip."})
 
-        limit = QueryWhole(1, most, load_default=default, metadata={"description": "Most results to return."})
-        offset = QueryWhole(0, MAX_OFFSET, load_default=0, metadata={"description": "Results to skip."})
 
-    return PageSchema
+def page_limit(default: int, most: int) -> QueryWhole:
+    """How long a page is: 1 to `most`; beyond these is refused, never clipped."""
+    return QueryWhole(1, most, load_default=default, metadata={"description": "Most results to return."})

@@ -12,7 +12,7 @@ from marshmallow import fields
 from app.api.ai.fields import Config, Quantity
 from app.api.arguments import QuerySchema, StrictSchema
 from app.api.fields import Choice, Flag, Number, QueryFlag, QueryWhole, Text, Whole, Word
-from app.api.pagination import page_schema
+from app.api.pagination import PageSchema, page_limit
 from app.api.program import MAX_TOTAL_BYTES, Arguments, Environment, Image, start_bytes
 from app.domain.job import MAX_MEMBERS
 
@@ -69,9 +69,10 @@ class JobAsked(StrictSchema):
             raise ma.ValidationError({"environment": [f"is too large; at most {MAX_TOTAL_BYTES} bytes are allowed"]})
 
 
-class ListAsked(page_schema(default=50, most=100)):  # type: ignore[misc]
+class ListAsked(PageSchema):
     """Which jobs to list."""
 
+    limit = page_limit(default=50, most=100)
     status = Choice(*STATUSES)
     job_type = Word()
     priority_min = QueryWhole(0, 100, load_default=0, metadata={"description": "Least priority."})

@@ -10,7 +10,7 @@ from marshmallow import fields
 
 from app.api.arguments import StrictSchema
 from app.api.fields import Choice, Number, QueryWhole, Text
-from app.api.pagination import page_schema
+from app.api.pagination import PageSchema, page_limit
 from app.api.program import MAX_TOTAL_BYTES, Arguments, Environment, Image, start_bytes
 
 STATES = ("queued", "running", "stopping", "succeeded", "failed", "stopped")
@@ -45,9 +45,10 @@ class StopAsked(StrictSchema):
     )
 
 
-class ListAsked(page_schema(default=100, most=1000)):  # type: ignore[misc]
+class ListAsked(PageSchema):
     """Which jobs to list."""
 
+    limit = page_limit(default=100, most=1000)
     state = Choice(*STATES)
 
 

@@ -10,7 +10,7 @@ from marshmallow import fields
 
 from app.api.arguments import StrictSchema
 from app.api.fields import Choice, Flag, Number, Text, Whole, Word
-from app.api.pagination import page_schema
+from app.api.pagination import PageSchema, page_limit
 from app.api.program import MAX_TOTAL_BYTES, Arguments, Environment, Image, start_bytes
 from app.domain.priority import MAX_PRIORITY
 from app.domain.tenant import MAX_NAME, MAX_TEXT, Tier
@@ -67,9 +67,10 @@ class TenantAsked(StrictSchema):
     can_preempt_others = Flag(load_default=False)
 
 
-class ListAsked(page_schema(default=50, most=10_000)):  # type: ignore[misc]
+class ListAsked(PageSchema):
     """Which jobs to list."""
 
+    limit = page_limit(default=50, most=10_000)
     tenant_id = Text(most=100)
     state = Choice(*STATES)
 

@@ -8,7 +8,7 @@ from marshmallow import fields
 from app.api.arguments import QuerySchema, StrictSchema
 from app.api.fields import Choice, Number, QueryWhole, Text, Whole
 from app.api.hpc.fields import ClientId, Moment, Nodes, Reported
-from app.api.pagination import page_schema
+from app.api.pagination import PageSchema, page_limit
 
 STATES = ("pending", "running", "completed", "failed", "cancelled")
 MAX_LIMIT = 10_000
@@ -52,9 +52,10 @@ class SampleAsked(StrictSchema):
     gpu_usage = Reported(load_default=None, metadata={"description": "GPU usage percentage"})
 
 
-class ListAsked(page_schema(default=100, most=MAX_LIMIT)):  # type: ignore[misc]
+class ListAsked(PageSchema):
     """Which jobs to list."""
 
+    limit = page_limit(default=100, most=MAX_LIMIT)
     state = Choice(*STATES, metadata={"description": "Filter by job state"})
     user = Text(metadata={"description": "Filter by username"})
     node = Text(metadata={"description": "Filter by node name"})

@@ -12,7 +12,7 @@ from marshmallow import fields
 
 from app.api.arguments import StrictSchema
 from app.api.fields import Choice, Flag, Text, Whole, shown
-from app.api.pagination import page_schema
+from app.api.pagination import PageSchema, page_limit
 from app.domain.array import MAX_RANGES
 from app.domain.dependency import MAX_PARENTS, Terms
 
@@ -89,13 +89,16 @@ def _parent_problem(one: Any) -> str | None:
     return None if _ID.fullmatch(one["job"]) else f"there is no job and no array {shown(one['job'])}"
 
 
-class ArraysAsked(page_schema(default=100, most=1000)):  # type: ignore[misc]
+class ArraysAsked(PageSchema):
     """Which arrays to list."""
 
+    limit = page_limit(default=100, most=1000)
 
-class ArrayJobsAsked(page_schema(default=100, most=1000)):  # type: ignore[misc]
+
+class ArrayJobsAsked(PageSchema):
     """Which jobs of an array to list."""
 
+    limit = page_limit(default=100, most=1000)
     status = Choice(*STATUSES)
 
 

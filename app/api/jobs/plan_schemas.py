@@ -6,12 +6,16 @@ import marshmallow as ma
 from marshmallow import fields
 
 from app.api.fields import Choice
-from app.api.pagination import page_schema
+from app.api.pagination import PageSchema, page_limit
 from app.domain.priority import PriorityClass
 
 _CLASSES = tuple(one.word for one in PriorityClass)
 
-PlanPage = page_schema(100, 1000)
+
+class PlanPage(PageSchema):
+    """Which part of the list."""
+
+    limit = page_limit(default=100, most=1000)
 
 
 class CycleShown(ma.Schema):

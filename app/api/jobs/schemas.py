@@ -10,7 +10,7 @@ from marshmallow import fields
 from app.api.arguments import StrictSchema
 from app.api.fields import Choice, QueryFlag, QueryWhole, Text, Whole, Word
 from app.api.jobs.array_schemas import ArraySpread, ParentShown
-from app.api.pagination import page_schema
+from app.api.pagination import PageSchema, page_limit
 from app.domain.errors import Invalid
 from app.domain.job import MAX_MEMBERS
 from app.domain.priority import PriorityClass
@@ -85,9 +85,10 @@ class FailAsked(_Result):
     error_message = Text(least=0, most=2**26, one_line=False, allow_none=True, load_default=None)
 
 
-class ListAsked(page_schema(default=100, most=1000)):  # type: ignore[misc]
+class ListAsked(PageSchema):
     """Which jobs to list."""
 
+    limit = page_limit(default=100, most=1000)
     status = Choice(*STATUSES)
     type = Word()
     priority = Choice(*PRIORITIES)

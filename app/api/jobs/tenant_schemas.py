@@ -10,7 +10,7 @@ from marshmallow import fields
 
 from app.api.arguments import StrictSchema
 from app.api.fields import Choice, Number, Text, Whole, shown
-from app.api.pagination import page_schema
+from app.api.pagination import PageSchema, page_limit
 from app.domain.tenant import MAX_NAME, MAX_TEXT, MAX_WEIGHT, Tier
 
 TIERS = tuple(tier.value for tier in Tier)
@@ -70,8 +70,10 @@ class TenantAsked(TenantChanges):
     )
 
 
-class TenantsAsked(page_schema(default=100, most=1000)):  # type: ignore[misc]
+class TenantsAsked(PageSchema):
     """Which tenants to list."""
+
+    limit = page_limit(default=100, most=1000)
 
 
 class AmountsShown(ma.Schema):
