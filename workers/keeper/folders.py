@@ -15,6 +15,12 @@ from typing import NamedTuple
 from workers.keeper.files import remove_files
 
 NOTES = "notes.jsonl"
+NO_NOTES = 1
+"""The size of a notes file that says nothing: its first byte, which begins a line.
+
+Not 0: what is written to a file that was cut to nothing, ext4 sends to the disk at its close (`auto_da_alloc`), and who
+cuts it next waits for the disk.
+"""
 SPOOL = "spool"
 WORK = "work"
 MOST_SPARE = 64
@@ -107,7 +113,7 @@ class Folders:
                     os.unlink(f"{directory}/{SPOOL}")
             if keep:
                 # Emptied now: a crash must never leave this job's record in the next one's folder.
-                os.truncate(f"{directory}/{NOTES}", 0)
+                os.truncate(f"{directory}/{NOTES}", NO_NOTES)
                 self._made += 1
                 spare = f"{self._spares}/{self._made}"
                 os.rename(directory, spare)

@@ -10,7 +10,7 @@ import json
 import os
 from typing import Any
 
-from workers.keeper.folders import NOTES
+from workers.keeper.folders import NO_NOTES, NOTES
 
 
 class Notes:
@@ -26,7 +26,10 @@ class Notes:
 
     def begin(self, state: dict[str, Any]) -> None:
         """Start the file over with the attempt's state. Raises OSError."""
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._open()
+        if self._size > NO_NOTES:
+            os.ftruncate(self._fd, NO_NOTES)
+            self._size = NO_NOTES
         self._write({"state": state})
 
     def add_process(self, pid: int, ticks: int | None) -> None:
@@ -37,14 +40,17 @@ class Notes:
         """Add the exit record and close; False when the disk does not take it now. Can be repeated."""
         try:
             if self._fd < 0:
-                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-                self._size = os.fstat(self._fd).st_size
+                self._open()
             self._write({"record": record})
         except OSError:
             return False
         finally:
             self.close()
         return True
+
+    def _open(self) -> None:
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._size = os.fstat(self._fd).st_size
 
     def close(self) -> None:
         """Close the file."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from workers.keeper.folders import NOTES, SETTLED_NS, SPOOL, WORK, Folders
+from workers.keeper.notes import Notes, read_notes
 
 
 @pytest.fixture
@@ -20,7 +21,10 @@ def make(folders: Folders, name: str) -> Path:
     """An attempt's folder as a keeper makes it, and nothing run in it yet."""
     folders.make(folders.path(name), None)
     folder = Path(folders.path(name))
-    (folder / NOTES).write_text("{}")
+    notes = Notes(str(folder))
+    notes.begin({"of": name})
+    notes.add_process(7, None)
+    notes.close()
     return folder
 
 
@@ -87,6 +91,20 @@ def test_spare_that_somebody_touched_is_not_used(folders: Folders, tmp_path: Pat
     assert list((make(folders, "b") / WORK).iterdir()) == []
 
 
+def test_the_disk_is_not_waited_for(folders: Folders, tmp_path: Path) -> None:
+    folders.discard(str(make(folders, "a")), printed=False)
+    (spare,) = (tmp_path / "spare").iterdir()
+    assert (spare / NOTES).read_bytes() == b"\n", "ext4 sends to the disk what is written after a cut to nothing"
+
+
+def test_notes_that_were_not_emptied_are_started_over(folders: Folders) -> None:
+    folder = make(folders, "a")
+    notes = Notes(str(folder))
+    notes.begin({"of": "b"})
+    notes.close()
+    assert read_notes(str(folder)) == {"state": {"of": "b"}}
+
+
 def test_files_and_output_never_come_back(folders: Folders, tmp_path: Path) -> None:
     folder = make(folders, "a")
     (folder / WORK / "file").touch()
@@ -100,7 +118,9 @@ def test_files_and_output_never_come_back(folders: Folders, tmp_path: Path) -> N
 def test_notes_are_emptied_and_survivors_leave_nothing_to_use_again(folders: Folders, tmp_path: Path) -> None:
     folders.discard(str(make(folders, "a")), printed=False)
     (spare,) = (tmp_path / "spare").iterdir()
-    assert (spare / NOTES).read_bytes() == b""
-    folders.discard(str(make(folders, "b")), printed=False, survived=True)
+    assert read_notes(str(spare)) == {}
+    again = make(folders, "b")
+    assert read_notes(str(again)) == {"state": {"of": "b"}, "pid": 7, "ticks": None}
+    folders.discard(str(again), printed=False, survived=True)
     assert list((tmp_path / "spare").iterdir()) == []
     assert not Path(folders.path("b")).exists()
