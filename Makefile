@@ -38,7 +38,7 @@ test: $(DEV)  ## Run all tests on embedded servers
 	@scripts/install-test-tools
 	@echo "chaos in short, by itself; then all other tests side by side"
 	@$(BIN)/python -m pytest -q tests/chaos
-	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --ignore tests/chaos $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/chaos $(PYTEST_ARGS)
 
 test-gpu: $(DEV)  ## Run what needs an NVIDIA GPU, without a network; skips where there is none
 	@$(BIN)/python -m pytest -q -rs tests/gpu $(PYTEST_ARGS)
