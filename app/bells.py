@@ -14,6 +14,7 @@ from uuid import UUID
 import redis
 from celery import Celery
 
+from app.bell_message import encode
 from app.domain.priority import PriorityClass
 from app.services import hints
 from config.celery import celery_config, node_queue
@@ -129,8 +130,7 @@ class Ringer:
             self._condition.notify()
 
     def _run(self) -> None:
-        app = make_celery(self._settings)
-        lengths = redis.Redis.from_url(self._settings.broker_url, socket_timeout=2, socket_connect_timeout=1)
+        broker = redis.Redis.from_url(self._settings.broker_url, socket_timeout=2, socket_connect_timeout=1)
         while True:
             with self._condition:
                 while not (self._rings or self._wakes or self._news or self._closed):
@@ -143,24 +143,20 @@ class Ringer:
             try:
                 # Bells first: of a job that was just submitted a worker must know before any reader.
                 if rings or wakes:
-                    self._send(app, lengths, rings, wakes)
+                    self._send(broker, rings, wakes)
                 if news:
-                    lengths.publish(hints.CHANNEL, hints.encode(news, any(news.values())))
+                    broker.publish(hints.CHANNEL, hints.encode(news, any(news.values())))
             except Exception as exc:
                 self.dropped += sum(rings.values()) + len(wakes)
                 log.warning("bells dropped, agents will find the jobs by polling: %s", exc)
                 # A dead broker must not be asked for every single job.
                 time.sleep(0.5)
 
-    def _send(self, app: Celery, lengths: redis.Redis, rings: Counter[str], wakes: set[str]) -> None:
-        with app.producer_pool.acquire(block=True, timeout=2) as producer:
-            for queue, count in rings.items():
-                room = QUEUE_CAP - int(lengths.llen(queue)) if count > 1 else 1
-                for _ in range(max(0, min(count, BURST, room))):
-                    self._publish(app, producer, BELL, queue)
-            for node in wakes:
-                self._publish(app, producer, WAKE, node_queue(node))
-
     @staticmethod
-    def _publish(app: Celery, producer: Any, name: str, queue: str) -> None:
-        app.send_task(name, queue=queue, producer=producer, expires=BELL_LIFE_S, retry=False, ignore_result=True)
+    def _send(broker: redis.Redis, rings: Counter[str], wakes: set[str]) -> None:
+        for queue, count in rings.items():
+            room = min(count, BURST, QUEUE_CAP - int(broker.llen(queue))) if count > 1 else 1
+            if room > 0:
+                broker.lpush(queue, *(encode(BELL, queue, BELL_LIFE_S) for _ in range(room)))
+        for queue in map(node_queue, wakes):
+            broker.lpush(queue, encode(WAKE, queue, BELL_LIFE_S))

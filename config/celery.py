@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from kombu.entity import Exchange, Queue
+
 from config.settings import Settings
 
 CLASS_QUEUES = ("foreground", "background", "best_effort")
@@ -13,6 +15,11 @@ SCHEDULER_QUEUE = "scheduler"
 def node_queue(node: str) -> str:
     """The queue that only this node consumes."""
     return f"node.{node}"
+
+
+def bell_queue(name: str) -> Queue:
+    """A queue of bells. A worker takes them without an acknowledgement: one that is lost with it costs only time."""
+    return Queue(name, Exchange(""), routing_key=name, no_ack=True)  # type: ignore[no-untyped-call]
 
 
 def celery_config(settings: Settings) -> dict[str, Any]:
@@ -38,6 +45,7 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "task_ignore_result": True,
         "task_acks_late": False,
         "task_send_sent_event": False,
+        "task_queues": [bell_queue(name) for name in CLASS_QUEUES],
         "task_create_missing_queues": True,
         "task_default_queue": "background",
         "worker_prefetch_multiplier": 1,

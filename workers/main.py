@@ -19,7 +19,7 @@ from app.bells import Ringer, make_celery
 from app.domain.errors import FabricError
 from app.storage.database import Database
 from app.storage.faults import parse_faults
-from config.celery import CLASS_QUEUES, node_queue
+from config.celery import CLASS_QUEUES, bell_queue, node_queue
 from config.logs import set_up_logging
 from config.settings import Settings, SettingsError
 from workers.agent import heart
@@ -133,10 +133,11 @@ def run(settings: Settings, argv: Sequence[str] = ()) -> int:
     app = make_celery(settings)
     install(app, agent, drain_limit_s)
     heart.install(app)
-    queues = ",".join((*CLASS_QUEUES, node_queue(settings.node)))
+    own = node_queue(settings.node)
+    app.conf.task_queues = [*app.conf.task_queues, bell_queue(own)]
     app.worker_main(
         [
-            "worker", "--pool", "solo", "--queues", queues, "--hostname", f"{settings.node}@%h",
+            "worker", "--pool", "solo", "--queues", ",".join((*CLASS_QUEUES, own)), "--hostname", f"{settings.node}@%h",
             "--without-mingle", "--without-gossip", "--loglevel", settings.log_level, *argv,
         ]
     )  # fmt: skip
