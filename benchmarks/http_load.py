@@ -58,10 +58,11 @@ class User:
         """The job's last status, once it has one."""
         until = time.monotonic() + STUCK_S
         while time.monotonic() < until:
+            # Before the first look too: it would take the cores that the job is about to need.
+            time.sleep(POLL_S)
             status = self.get(f"/jobs/{job_id}")["status"]
             if status in {"completed", "failed", "cancelled"}:
                 return str(status)
-            time.sleep(POLL_S)
         raise Stuck(f"job {job_id} is {status} for {STUCK_S:g} s")
 
     def by_status(self) -> dict[str, int]:
