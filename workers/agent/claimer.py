@@ -98,8 +98,8 @@ class ClaimLoop:
             self._bell.set()
 
     def worth_waiting_for(self) -> int:
-        """How many ends make a good batch: half the slots while jobs wait for them, so that the rest is at work."""
-        return 1 if self._is_sated() else max(1, min(self._registry.slots // 2, len(self._registry), BATCH))
+        """How many ends make a good batch: a third of the slots while jobs wait for them; the others are at work."""
+        return 1 if self._is_sated() else max(1, min(self._registry.slots // 3, len(self._registry), BATCH))
 
     def finish(self, ends: Sequence[Finished], settle: Callable[[FinishResult], None]) -> None:
         """Reports ends and `settle`s them; while jobs wait, their slots are filled in the same transaction.
