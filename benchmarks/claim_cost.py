@@ -18,6 +18,7 @@ from sqlalchemy.engine import make_url
 from app.domain.policy import Ending
 from app.services.claim import Claimer, claim
 from app.services.nodes import NodeOffer, register
+from app.services.ranking import Ranking
 from app.services.recover import sweep
 from app.services.report import Finished, finish
 from app.storage.database import Database
@@ -55,7 +56,8 @@ class ClaimCost:
         self._backlog = Backlog(url)
         self._db = Database(url, pool_size=1)
         node = NodeOffer(NODE, slots=10_000, cpus_milli=10**9, memory_bytes=1 << 45)
-        self._who = Claimer(NODE, register(self._db, node, LEASE_S).incarnation)
+        # As an agent claims: it keeps what it knows of the order of tenants.
+        self._who = Claimer(NODE, register(self._db, node, LEASE_S).incarnation, ranking=Ranking())
         self._swept, self._gone = 0.0, 0
         self._cpu: list[tuple[float, float]] = []
         with self._db.transaction() as tx:

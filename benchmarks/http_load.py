@@ -46,9 +46,9 @@ class User:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
 
-    def post(self, path: str, body: Any) -> Any:
-        """The answer's JSON. Raises RuntimeError for any status but 201."""
-        return self._ask("POST", path, json.dumps(body).encode(), 201)
+    def post(self, path: str, body: Any, expected: int = 201) -> Any:
+        """The answer's JSON. Raises RuntimeError for any other status than `expected`."""
+        return self._ask("POST", path, json.dumps(body).encode(), expected)
 
     def get(self, path: str) -> Any:
         """The answer's JSON. Raises RuntimeError for any status but 200."""
@@ -68,6 +68,21 @@ class User:
     def by_status(self) -> dict[str, int]:
         """How many jobs there are of each status."""
         return {str(k): int(v) for k, v in self.get("/admin/stats")["jobs_by_status"].items()}
+
+    @contextmanager
+    def drained(self) -> Iterator[None]:
+        """No node takes jobs meanwhile. Raises Stuck when those under way do not end."""
+        nodes = [node["name"] for node in self.get("/nodes")]
+        for node in nodes:
+            self.post(f"/nodes/{node}/drain", {"reason": "benchmark"}, 200)
+        until = time.monotonic() + STUCK_S
+        while self.by_status()["running"]:
+            if time.monotonic() > until:
+                raise Stuck(f"jobs still run after {STUCK_S:g} s: {self.by_status()}")
+            time.sleep(POLL_S)
+        yield
+        for node in nodes:
+            self.post(f"/nodes/{node}/resume", {}, 200)
 
     def _ask(self, method: str, path: str, body: bytes | None, expected: int) -> Any:
         self._connection.request(method, "/jobs/api/v1" + path, body, self._headers)

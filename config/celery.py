@@ -25,7 +25,7 @@ def bell_queue(name: str) -> Queue:
 def celery_config(settings: Settings) -> dict[str, Any]:
     """Celery's settings for all roles.
 
-    Strict class order needs `queue_order_strategy` and no prefetch. Early acknowledgement and no result backend: the
+    Strict class order needs `queue_order_strategy` and no prefetch. No late acknowledgement, no result backend: the
     row in PostgreSQL is the truth, so a message that is lost with its worker costs nothing.
     """
     return {
