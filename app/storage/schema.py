@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.storage import array_tables, plan_tables, unrunnable_tables
+from app.storage import array_tables, history_tables, plan_tables, tracked_tables, unrunnable_tables
 from app.storage.tables import metadata
 
-__all__ = ["array_tables", "metadata", "plan_tables", "unrunnable_tables"]
+__all__ = ["array_tables", "history_tables", "metadata", "plan_tables", "tracked_tables", "unrunnable_tables"]

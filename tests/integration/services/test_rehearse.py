@@ -10,7 +10,7 @@ from app.domain.explain import Code
 from app.domain.resources import GIB
 from app.services.queue import position
 from app.services.rehearse import Rehearsal, rehearse
-from app.storage.tables import metadata
+from app.storage.schema import metadata
 from tests.factories import BACKGROUND, FOREGROUND, Fabric, Node, gpu, job, share
 
 
