@@ -1,185 +1,133 @@
-"""The jobs contract over HTTP, as `cfab` and the demo use it. Knows no terminal and no storage.
-
-It speaks to /jobs/api/v1, which every listener serves whatever its primary contract is.
-"""
+"""The jobs contract over HTTP, as `cfab` and the demo use it. Knows no terminal and no storage."""
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import quote, urlsplit
-from uuid import uuid4
-
-import requests
 
 from app.cli.array_calls import ArrayCalls
+from app.cli.connection import READ_TIMEOUT_S, is_loopback
 from app.cli.failure import ExitCode, Failure
 from app.cli.plan_calls import PlanCalls
 from app.cli.sse import parse
 from config.settings import Settings
 
-CONNECT_TIMEOUT_S = 5.0
-READ_TIMEOUT_S = 60.0
-SUBMIT_TRIES = 4
 SHORTEST_LOOK_S, LONGEST_LOOK_S = 0.05, 2.0
 TERMINAL_WORDS = frozenset({"completed", "failed", "cancelled"})
-
-_CODE_OF_STATUS = {
-    404: ExitCode.NOT_FOUND,
-    502: ExitCode.UNREACHABLE,
-    503: ExitCode.UNREACHABLE,
-    504: ExitCode.UNREACHABLE,
-}
-
-
-class _Bearer(requests.auth.AuthBase):
-    """Sets the token itself: a plain header would lose to an entry of the user's ~/.netrc."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if self._token:
-            request.headers["Authorization"] = f"Bearer {self._token}"
-        return request
 
 
 class Client(ArrayCalls, PlanCalls):
     """One server. Methods raise Failure with the exit code that fits: unreachable, refused, not found."""
-
-    def __init__(self, server_url: str, token: str = "") -> None:
-        self.server_url = server_url.rstrip("/")
-        parts = urlsplit(self.server_url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise Failure(ExitCode.USAGE, f"{server_url!r} is no server; give one such as http://127.0.0.1:8080")
-        self._base = self.server_url + "/jobs/api/v1"
-        self._http = requests.Session()
-        self._http.auth = _Bearer(token)
-        # A proxy from the environment must not see what is meant for this machine.
-        self._http.trust_env = not is_loopback(parts.hostname)
 
     def submit(self, job: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
         """Submit one job and return the answer; `key` is the Idempotency-Key (a random one when None).
 
         A lost answer is asked for again with the same key, so that one call never makes two jobs.
         """
-        return self._once("/jobs", job, key)
-
-    def _once(self, path: str, body: Mapping[str, Any], key: str | None) -> dict[str, Any]:
-        headers = {"Idempotency-Key": key or str(uuid4())}
-        for left in range(SUBMIT_TRIES - 1, -1, -1):
-            try:
-                answer: dict[str, Any] = self._json("POST", path, json=dict(body), headers=headers)
-                return answer
-            except Failure as failure:
-                again = failure.code is ExitCode.UNREACHABLE and not failure.context.get("never_sent")
-                if not again or not left:
-                    raise
-                time.sleep(0.25 * (SUBMIT_TRIES - left))
-        raise AssertionError("the loop returns or raises")
+        return self.once("/jobs", job, key)
 
     def jobs(self, limit: int = 100, **filters: str | None) -> list[dict[str, Any]]:
         """The newest jobs first, at most `limit`, filtered by status, type and priority."""
         wanted = {name: value for name, value in filters.items() if value}
-        listed: list[dict[str, Any]] = self._json("GET", "/jobs", params={"limit": str(limit), **wanted})
+        listed: list[dict[str, Any]] = self.json("GET", "/jobs", params={"limit": str(limit), **wanted})
         return listed
 
     def job(self, job_id: str) -> dict[str, Any]:
         """One job with its attempts and output."""
-        shown: dict[str, Any] = self._json("GET", _path(job_id))
+        shown: dict[str, Any] = self.json("GET", _path(job_id))
         return shown
 
     def explain(self, job_id: str) -> dict[str, Any]:
         """Why one job waits, or where it is."""
-        told: dict[str, Any] = self._json("GET", _path(job_id) + "/explain")
+        told: dict[str, Any] = self.json("GET", _path(job_id) + "/explain")
         return told
 
     def usage(self, job_id: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
         """What the caller's active jobs (or one of them) use now, the longest running first."""
         wanted = {"limit": str(limit), **({"job_id": job_id} if job_id else {})}
-        used: list[dict[str, Any]] = self._json("GET", "/samples/latest", params=wanted)
+        used: list[dict[str, Any]] = self.json("GET", "/samples/latest", params=wanted)
         return used
 
     def stop(self, job_id: str, reason: str | None = None) -> dict[str, Any]:
         """Ask for a job's end: a pending one is cancelled, a running one gets SIGTERM, grace, SIGKILL."""
         body = {} if reason is None else {"reason": reason}
-        stopped: dict[str, Any] = self._json("POST", _path(job_id) + "/stop", json=body)
+        stopped: dict[str, Any] = self.json("POST", _path(job_id) + "/stop", json=body)
         return stopped
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job that has not started; one that has is refused."""
-        cancelled: dict[str, Any] = self._json("DELETE", _path(job_id))
+        cancelled: dict[str, Any] = self.json("DELETE", _path(job_id))
         return cancelled
 
     def rehearse(self, job: Mapping[str, Any]) -> dict[str, Any]:
         """What a submit of this would lead to now; it changes nothing."""
-        told: dict[str, Any] = self._json("POST", "/jobs", json=dict(job), params={"dry_run": "true"})
+        told: dict[str, Any] = self.json("POST", "/jobs", json=dict(job), params={"dry_run": "true"})
         return told
 
     def change_job(self, method: str, job_id: str, below: str = "", **body: Any) -> dict[str, Any]:
         """Hold, release, requeue (POST, /hold …) or reprioritise (PATCH) a job; the job as it is then."""
-        changed: dict[str, Any] = self._json(method, _path(job_id) + below, json=body)
+        changed: dict[str, Any] = self.json(method, _path(job_id) + below, json=body)
         return changed
 
     def resubmit(self, job_id: str, key: str | None = None) -> dict[str, Any]:
         """Submit the same as a job again, once for each `key` (a random one when None), however often it is sent."""
-        return self._once("/jobs/" + quote(job_id, safe="") + "/resubmit", {}, key)
+        return self.once("/jobs/" + quote(job_id, safe="") + "/resubmit", {}, key)
 
     def executors(self) -> list[dict[str, Any]]:
         """The nodes and programs that run jobs now."""
-        active: list[dict[str, Any]] = self._json("GET", "/admin/executors")
+        active: list[dict[str, Any]] = self.json("GET", "/admin/executors")
         return active
 
     def tenants(self) -> list[dict[str, Any]]:
         """The tenants that the caller may see, by name."""
         found: list[dict[str, Any]] = []
-        while len(page := self._json("GET", "/tenants", params={"limit": "1000", "offset": str(len(found))})) == 1000:
+        while len(page := self.json("GET", "/tenants", params={"limit": "1000", "offset": str(len(found))})) == 1000:
             found += page
         return found + list(page)
 
     def tenant(self, name_or_id: str) -> dict[str, Any]:
         """One tenant with its quota and what it holds now."""
-        shown: dict[str, Any] = self._json("GET", _tenant_path(name_or_id))
+        shown: dict[str, Any] = self.json("GET", _tenant_path(name_or_id))
         return shown
 
     def make_tenant(self, tenant: Mapping[str, Any]) -> dict[str, Any]:
         """Make a tenant; refused when its name is taken."""
-        made: dict[str, Any] = self._json("POST", "/tenants", json=dict(tenant))
+        made: dict[str, Any] = self.json("POST", "/tenants", json=dict(tenant))
         return made
 
     def change_tenant(self, name_or_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Change the fields that are named, and no others."""
-        changed: dict[str, Any] = self._json("PATCH", _tenant_path(name_or_id), json=dict(changes))
+        changed: dict[str, Any] = self.json("PATCH", _tenant_path(name_or_id), json=dict(changes))
         return changed
 
     def tenant_images(self, name_or_id: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """What a tenant's images must be, after the fields that `changes` names were changed."""
         path = _tenant_path(name_or_id) + "/images"
-        found: dict[str, Any] = self._json("PATCH", path, json=dict(changes)) if changes else self._json("GET", path)
+        found: dict[str, Any] = self.json("PATCH", path, json=dict(changes)) if changes else self.json("GET", path)
         return found
 
     def nodes(self, **options: str | None) -> list[dict[str, Any]]:
         """All nodes by cluster and name; options: state, label (NAME=VALUE)."""
-        found: list[dict[str, Any]] = self._json("GET", "/nodes", params=_given(options))
+        found: list[dict[str, Any]] = self.json("GET", "/nodes", params=_given(options))
         return found
 
     def node(self, name: str) -> dict[str, Any]:
         """One node with the jobs it holds."""
-        shown: dict[str, Any] = self._json("GET", _node_path(name))
+        shown: dict[str, Any] = self.json("GET", _node_path(name))
         return shown
 
     def change_node(self, method: str, name: str, below: str = "", **body: Any) -> dict[str, Any]:
         """Drain (POST, /drain), resume (POST, /resume) or change a node or its GPU (PATCH); the node as it is then."""
-        changed: dict[str, Any] = self._json(method, _node_path(name) + below, json=body)
+        changed: dict[str, Any] = self.json(method, _node_path(name) + below, json=body)
         return changed
 
     def log_lines(self, job_id: str, **options: str | None) -> dict[str, Any]:
         """The log so far as `{"lines": […]}`; options: tail, stream, attempt, timestamps."""
-        lines: dict[str, Any] = self._json(
+        lines: dict[str, Any] = self.json(
             "GET", _path(job_id) + "/logs", params=_given(options), headers={"Accept": "application/json"}
         )
         return lines
@@ -189,21 +137,21 @@ class Client(ArrayCalls, PlanCalls):
         """The answer's headers and the log so far, byte for byte; options: tail, stream, attempt, timestamps."""
         asked = {"raw": "true", **_given(options)}
         headers = {"Accept": "application/octet-stream"}
-        with self._open("GET", _path(job_id) + "/logs", params=asked, headers=headers, stream=True) as answer:
-            yield answer.headers, self._pieces(answer, 65_536)
+        with self.open("GET", _path(job_id) + "/logs", params=asked, headers=headers, stream=True) as answer:
+            yield answer.headers, self.pieces(answer, 65_536)
 
     @contextmanager
     def log_events(self, job_id: str, last_id: str | None, **options: str | None) -> Iterator[Iterator[bytes]]:
         """One connection to the live log as raw event-stream bytes, from after the event `last_id`."""
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
-        with self._open("GET", _path(job_id) + "/logs", params={"follow": "true", **_given(options)},
+        with self.open("GET", _path(job_id) + "/logs", params={"follow": "true", **_given(options)},
                         headers=headers, stream=True) as answer:  # fmt: skip
-            yield self._pieces(answer, None)
+            yield self.pieces(answer, None)
 
     def events(self, after: str, job_id: str | None = None, **options: str | None) -> dict[str, Any]:
         """One page of the changes of jobs (or of one) behind the cursor `after`; options: tenant, type, limit."""
         path = "/events" if job_id is None else _path(job_id) + "/events"
-        page: dict[str, Any] = self._json("GET", path, params={"after": after, **_given(options)})
+        page: dict[str, Any] = self.json("GET", path, params={"after": after, **_given(options)})
         return page
 
     @contextmanager
@@ -213,9 +161,9 @@ class Client(ArrayCalls, PlanCalls):
         """One connection to the changes of jobs as raw event-stream bytes, from behind the event `last_id`."""
         path = "/events/stream" if job_id is None else _path(job_id) + "/events/stream"
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
-        with self._open("GET", path, params={"after": after, **_given(options)},
+        with self.open("GET", path, params={"after": after, **_given(options)},
                         headers=headers, stream=True) as answer:  # fmt: skip
-            yield self._pieces(answer, None)
+            yield self.pieces(answer, None)
 
     def wait(self, job_id: str, timeout_s: float | None, changed: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """The job once it has ended; `changed` sees it whenever its state differs from the last one seen.
@@ -279,8 +227,8 @@ class Client(ArrayCalls, PlanCalls):
     def _news(self, job_id: str, until: float) -> Iterator[None]:
         """One stream of the job's changes, as long as it holds and a heartbeat does not come after `until`."""
         try:
-            with self._open("GET", _path(job_id) + "/events/stream", stream=True) as answer:
-                for event in parse(self._pieces(answer, None)):
+            with self.open("GET", _path(job_id) + "/events/stream", stream=True) as answer:
+                for event in parse(self.pieces(answer, None)):
                     if event is not None:
                         yield
                     elif time.monotonic() > until:
@@ -288,68 +236,6 @@ class Client(ArrayCalls, PlanCalls):
         except Failure:
             # Streams may all be taken, or the server away: looking every now and then does it too.
             return
-
-    def _json(self, method: str, path: str, **options: Any) -> Any:
-        with self._open(method, path, **options) as answer:
-            try:
-                return answer.json()
-            except requests.exceptions.JSONDecodeError as exc:
-                raise self._no_fabric(answer) from exc
-            except requests.RequestException as exc:
-                raise self._unreachable(exc) from exc
-
-    @contextmanager
-    def _open(self, method: str, path: str, **options: Any) -> Iterator[requests.Response]:
-        url = self._base + path
-        try:
-            # A redirect could carry a submit elsewhere as a GET; the API never sends one.
-            answer = self._http.request(
-                method, url, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S), allow_redirects=False, **options
-            )
-        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader) as exc:
-            raise Failure(ExitCode.USAGE, f"cannot ask {url}: {exc}") from exc
-        except requests.exceptions.InvalidJSONError as exc:
-            # nan and inf are numbers to Python, but JSON has no word for them.
-            raise Failure(ExitCode.USAGE, f"cannot be sent: {exc}; give finite numbers") from exc
-        except requests.RequestException as exc:
-            raise self._unreachable(exc) from exc
-        with answer:
-            if answer.status_code >= 300:
-                raise self._refused(answer)
-            yield answer
-
-    def _pieces(self, answer: requests.Response, size: int | None) -> Iterator[bytes]:
-        try:
-            yield from answer.iter_content(size)
-        except requests.RequestException as exc:
-            raise self._unreachable(exc) from exc
-
-    def _unreachable(self, exc: requests.RequestException) -> Failure:
-        never_sent = isinstance(exc, requests.ConnectionError) and "NewConnectionError" in repr(exc)
-        if never_sent or isinstance(exc, requests.exceptions.ConnectTimeout):
-            message = f"no server answers at {self.server_url}; is `cfab up` running? --server names another"
-            return Failure(ExitCode.UNREACHABLE, message, {"server": self.server_url, "never_sent": True})
-        message = f"the connection to {self.server_url} broke: {exc}"
-        return Failure(ExitCode.UNREACHABLE, message, {"server": self.server_url})
-
-    def _refused(self, answer: requests.Response) -> Failure:
-        code = _CODE_OF_STATUS.get(answer.status_code, ExitCode.REFUSED)
-        try:
-            body = answer.json()
-            message, context = str(body["error"]), dict(body.get("context") or {})
-        except (requests.RequestException, ValueError, KeyError, TypeError):
-            return self._no_fabric(answer)
-        if answer.status_code == 401:
-            message += (
-                " (give a valid token in CFAB_API_TOKEN or CFAB_API_TOKEN_FILE: `cfab token` prints it for this "
-                "machine's own fabric, `cfab token create` signs another)"
-            )
-        return Failure(code, message, context | {"status_code": answer.status_code})
-
-    def _no_fabric(self, answer: requests.Response) -> Failure:
-        code = ExitCode.UNREACHABLE if answer.status_code >= 500 else ExitCode.REFUSED
-        message = f"{self.server_url} answered {answer.status_code} {answer.reason}, not as a Compute Fabric does"
-        return Failure(code, message, {"server": self.server_url, "status_code": answer.status_code})
 
 
 def token_of(settings: Settings, server_url: str) -> str:
@@ -368,14 +254,6 @@ def token_of(settings: Settings, server_url: str) -> str:
         return ""
     except OSError as exc:
         raise Failure(ExitCode.USAGE, f"the token in {path} cannot be read: {exc.strerror}") from exc
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine by name or by address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost" or host.lower().endswith(".localhost")
 
 
 def state_words(job: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from app.cli.client import is_loopback
+from app.cli.connection import is_loopback
 from app.cli.role import refuse, role_settings
 
 

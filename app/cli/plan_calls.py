@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Any
 from urllib.parse import quote
 
-import requests
+from app.cli.connection import Connection
 
 PAGE = 1000
 
 
-class PlanCalls:
+class PlanCalls(Connection):
     """Calls about the planner; they raise Failure as those of the client do."""
-
-    def _json(self, method: str, path: str, **options: Any) -> Any:
-        raise NotImplementedError  # The client's own.
-
-    def _open(self, method: str, path: str, **options: Any) -> AbstractContextManager[requests.Response]:
-        raise NotImplementedError  # The client's own.
 
     def checkpoint(self, job_id: str) -> dict[str, Any]:
         """Tell that a running job has saved its work just now; the answer of the server is empty."""
-        with self._open("POST", f"/jobs/{quote(job_id, safe='')}/checkpoint"):
+        with self.open("POST", f"/jobs/{quote(job_id, safe='')}/checkpoint"):
             return {"id": job_id, "checkpoint": "reported"}
 
     def plan(self) -> dict[str, Any]:
@@ -43,5 +36,5 @@ class PlanCalls:
         return plan
 
     def _plan_page(self, offset: int) -> dict[str, Any]:
-        found: dict[str, Any] = self._json("GET", "/plan", params={"limit": str(PAGE), "offset": str(offset)})
+        found: dict[str, Any] = self.json("GET", "/plan", params={"limit": str(PAGE), "offset": str(offset)})
         return found

@@ -151,7 +151,7 @@ class Pages(PlanCalls):
         self.lists = {"reservations": list(range(reservations)), "making_room": list(range(making_room))}
         self.gone_after, self.asked = gone_after, 0
 
-    def _json(self, method: str, path: str, **options: Any) -> Any:
+    def json(self, method: str, path: str, **options: Any) -> Any:
         assert (method, path) == ("GET", "/plan")
         first, many = int(options["params"]["offset"]), int(options["params"]["limit"])
         self.asked += 1
