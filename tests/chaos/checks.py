@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 
 from tests.chaos.evidence import Attempt, Evidence, Node
 from tests.chaos.witness import RESOLUTION_S, Life, lives
@@ -225,9 +224,13 @@ def judge(evidence: Evidence, checks: Mapping[str, Callable[[Evidence], list[str
 
 
 def shortest_handover_s(evidence: Evidence) -> float | None:
-    """The least time between the last line of an attempt and the first of the next one of its job; None without any."""
+    """The least time between the last line of an attempt and the first of a later one of its job; None without any."""
     gaps = [
-        later.begins - earlier.ends for mine in _lives_by_job(evidence).values() for earlier, later in pairwise(mine)
+        later.begins - earlier.ends
+        for mine in _lives_by_job(evidence).values()
+        for earlier in mine
+        for later in mine
+        if earlier.attempt < later.attempt
     ]
     return min(gaps, default=None)
 

@@ -155,6 +155,7 @@ class Fabric:
             "CFAB_FENCE_MARGIN_S": str(sizes.FENCE_MARGIN_S),
             "CFAB_POLL_S": "1",
             "CFAB_TICK_S": "0.5",
+            "CFAB_GANG_BARRIER_S": "10",
             "CFAB_STATEMENT_TIMEOUT_S": "5",
             "CFAB_SLOTS": str(sizes.SLOTS),
             "CFAB_CPUS_MILLI": str(sizes.CPUS_MILLI),

@@ -49,7 +49,8 @@ class Report:
         outcomes = Counter(a.outcome for a in self.evidence.attempts)
         states = Counter(job.state for job in self.evidence.jobs.values())
         gap_s = checks.shortest_handover_s(self.evidence)
-        yield f"{len(self.evidence.jobs)} jobs in {self.took_s:.0f} s: {_counts(states)}"
+        gangs = sum(job.members > 1 for job in self.evidence.jobs.values())
+        yield f"{len(self.evidence.jobs)} jobs ({gangs} gangs) in {self.took_s:.0f} s: {_counts(states)}"
         yield f"{len(self.evidence.attempts)} attempts: {_counts(outcomes)}"
         yield f"{sum(self.struck.values())} strikes: {_counts(self.struck)}"
         yield f"ended by themselves and were started again: {_counts(Counter(self.exits)) or 'none'}"

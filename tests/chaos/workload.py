@@ -16,15 +16,18 @@ from typing import Any
 TICK_S = 0.2
 VARIANTS = 6
 FOR_EVER = 1_000_000
+GANGS = 0.15
+"""The part of jobs that have two or three members."""
 
 PROGRAM = r"""#!/bin/sh
 # Appends `word job attempt boot-seconds gpus` to $WITNESS: at its start, every tick, and at its end.
+# A member of a gang writes attempt.member.
 # GPUs are those that CUDA would show; a slice of one is followed by @ and its bytes.
 # $1: ticks to live, $2: how to end. The file named by $UNTIL ends it early.
 say() {
     read -r up _ < /proc/uptime
-    echo "$1 $CFAB_JOB_ID $CFAB_ATTEMPT $up ${CUDA_VISIBLE_DEVICES:--}${CFAB_GPU_SHARED:+@$CFAB_GPU_MEMORY_BYTES}" \
-        >> "$WITNESS"
+    echo "$1 $CFAB_JOB_ID $CFAB_ATTEMPT${CFAB_GANG_RANK:+.$CFAB_GANG_RANK} $up" \
+        "${CUDA_VISIBLE_DEVICES:--}${CFAB_GPU_SHARED:+@$CFAB_GPU_MEMORY_BYTES}" >> "$WITNESS"
 }
 trap 'say end; exit 0' TERM
 say start
@@ -98,7 +101,7 @@ class ProgramServer:
 
 
 def draw_jobs(rng: random.Random, count: int, witness: Path, programs: ProgramServer) -> list[Planned]:
-    """`count` jobs in a mix: short and longer than a lease's renewals, failing, flaky, to be stopped, with GPUs."""
+    """`count` jobs in a mix: short and longer than a lease's renewals, failing, flaky, to be stopped; GPUs; gangs."""
     kinds = (["ok"] * 14 + ["flaky"] * 3 + ["fail"] * 2 + ["stopped"]) * (count // 20 + 1)
     rng.shuffle(kinds)
     return [_draw(rng, number, kinds[number], witness, programs) for number in range(count)]
@@ -117,6 +120,10 @@ def _draw(rng: random.Random, number: int, kind: str, witness: Path, programs: P
             "memory_mib": rng.choice((64, 128, 512)),
             "gpus": rng.choice((0, 0, 0, 1, 2)),
         }
+    if rng.random() < GANGS:
+        body["gang"] = {"members": rng.choice((2, 2, 3))}
+        # What two nodes can hold together, and one of them at times.
+        body["resources"] = {"cpus": rng.choice((0.5, 1)), "memory_mib": 128, "gpus": rng.choice((0, 0, 1))}
     return Planned(f"chaos-{number}", kind, body)
 
 
