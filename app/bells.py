@@ -28,6 +28,7 @@ QUEUE_CAP = 64
 """Bells that may wait in one queue; more would say nothing new."""
 BURST = 16
 
+_REQUEST = "app.bell_request:BellRequest"  # By its name: only workers need it.
 _listeners: dict[str, list[Callable[[], None]]] = {BELL: [], WAKE: []}
 
 
@@ -41,7 +42,9 @@ def make_celery(settings: Settings) -> Celery:
 
 
 def _add_bell(app: Celery, name: str) -> None:
-    @app.task(name=name, ignore_result=True, acks_late=False, max_retries=0, send_events=False)  # type: ignore[untyped-decorator]
+    options = {"ignore_result": True, "max_retries": 0, "send_events": False, "Request": _REQUEST}
+
+    @app.task(name=name, **options)  # type: ignore[untyped-decorator]
     def bell(*_hint: Any) -> None:
         for listener in _listeners[name]:
             listener()
@@ -154,9 +157,11 @@ class Ringer:
 
     @staticmethod
     def _send(broker: redis.Redis, rings: Counter[str], wakes: set[str]) -> None:
-        for queue, count in rings.items():
-            room = min(count, BURST, QUEUE_CAP - int(broker.llen(queue))) if count > 1 else 1
-            if room > 0:
-                broker.lpush(queue, *(encode(BELL, queue, BELL_LIFE_S) for _ in range(room)))
-        for queue in map(node_queue, wakes):
-            broker.lpush(queue, encode(WAKE, queue, BELL_LIFE_S))
+        bells = [
+            (queue, [encode(BELL, queue, BELL_LIFE_S) for _ in range(min(n, BURST))]) for queue, n in rings.items()
+        ]
+        bells += [(queue, [encode(WAKE, queue, BELL_LIFE_S)]) for queue in map(node_queue, wakes)]
+        for queue, some in bells:
+            if int(broker.lpush(queue, *some)) > QUEUE_CAP:
+                # The oldest, which is taken first, goes first: it would be dropped for its age, most likely.
+                broker.ltrim(queue, 0, QUEUE_CAP - 1)

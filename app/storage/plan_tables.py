@@ -1,4 +1,4 @@
-"""The planner's tables in SQLAlchemy; a test holds them together with the migrations, as it does those of tables.py."""
+"""The planner's tables in SQLAlchemy; a test holds them together with the migrations."""
 
 from __future__ import annotations
 

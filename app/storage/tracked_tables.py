@@ -1,4 +1,4 @@
-"""The tables of jobs that others run and only report here, and of what is hidden from their lists, in SQLAlchemy.
+"""The tables of jobs that others run and only report here, and of lists that show these beside our own, in SQLAlchemy.
 
 A test holds them together with the migrations.
 """

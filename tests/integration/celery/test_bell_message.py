@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +15,7 @@ from app.bell_message import encode
 from app.bells import BELL, BURST, QUEUE_CAP, Ringer, make_celery
 from app.domain.priority import PriorityClass
 from config.settings import load_settings
+from tests.factories import until
 from tests.servers import TestServers
 
 
@@ -57,15 +57,15 @@ def test_each_has_names_of_its_own() -> None:
     assert one["properties"]["delivery_tag"] != other["properties"]["delivery_tag"]
 
 
-def test_many_ring_few_bells_and_a_full_queue_none(servers: TestServers, broker: redis.Redis) -> None:
+def test_many_rings_make_few_bells_and_a_queue_keeps_the_newest(servers: TestServers, broker: redis.Redis) -> None:
+    broker.lpush("background", *["old"] * (QUEUE_CAP - 1))
     ringer = Ringer(load_settings({}, broker_url=servers.valkey.url))
-    seen = []
-    for _ in range(QUEUE_CAP // BURST + 2):
-        before = broker.llen("background")
-        ringer.ring(PriorityClass.BACKGROUND, 1000)
-        until = time.monotonic() + (5.0 if before < QUEUE_CAP else 0.2)
-        while broker.llen("background") == before and time.monotonic() < until:
-            time.sleep(0.002)
-        seen.append(broker.llen("background"))
+    for count in (1, 1, 1000):
+        before = broker.lindex("background", 0)
+        ringer.ring(PriorityClass.BACKGROUND, count)
+        until(lambda before=before: broker.lindex("background", 0) != before)
+        until(lambda: broker.llen("background") == QUEUE_CAP)
     ringer.close()
-    assert seen == [*range(BURST, QUEUE_CAP + 1, BURST), QUEUE_CAP, QUEUE_CAP] and ringer.dropped == 0
+    waiting = broker.lrange("background", 0, -1)
+    assert len(waiting) == QUEUE_CAP and ringer.dropped == 0
+    assert [one != b"old" for one in waiting] == [True] * (BURST + 2) + [False] * (QUEUE_CAP - BURST - 2)

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import redis
 from pytest_celery import CeleryTestSetup
 
 from app.bells import Ringer
@@ -54,6 +55,27 @@ def test_a_bell_of_each_class_wakes_a_worker(fabric: Fabric, ringer: Ringer, pri
     job = fabric.submit_one(priority_class=priority_class)
     ringer.ring(priority_class)
     until(lambda: state(fabric, job) == JobState.COMPLETED, WAIT_S)
+
+
+def test_bells_are_taken_without_a_word_to_the_broker(
+    celery_setup: CeleryTestSetup, settings: Settings, ringer: Ringer
+) -> None:
+    queues = (*CLASS_QUEUES, node_queue(NAMES[0]))
+
+    def said(broker: redis.Redis) -> list[int]:
+        """Calls of what Kombu does for messages that are taken, acknowledged, or neither; all before are over."""
+        assert len(celery_setup.app.control.ping(timeout=10, limit=len(NAMES))) == len(NAMES)
+        stats = broker.info("commandstats")
+        return [stats.get(f"cmdstat_{word}", {"calls": 0})["calls"] for word in ("hset", "zrem", "hdel")]
+
+    with redis.Redis.from_url(settings.broker_url) as broker:
+        before = said(broker)
+        for _ in range(10):
+            for priority_class in PriorityClass:
+                ringer.ring(priority_class)
+            ringer.wake_node(NAMES[0])
+            until(lambda: not any(map(broker.llen, queues)), WAIT_S)
+        assert said(broker) == before
 
 
 def test_operators_see_every_worker_with_its_queues(celery_setup: CeleryTestSetup) -> None:
