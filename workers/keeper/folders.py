@@ -16,7 +16,7 @@ from workers.keeper.files import remove_files
 
 NOTES = "notes.jsonl"
 NO_NOTES = 1
-"""The size of a notes file that says nothing: its first byte, which begins a line.
+"""The size of a notes file that says nothing: one byte, which begins a line.
 
 Not 0: what is written to a file that was cut to nothing, ext4 sends to the disk at its close (`auto_da_alloc`), and who
 cuts it next waits for the disk.
@@ -122,11 +122,11 @@ class Folders:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(f"{directory}/{NOTES}")
                 os.rmdir(directory)
-        except FileNotFoundError:
-            return
         except OSError:
-            self._move_aside(directory)
-            self.work()
+            # Also when it was not made to its end: whatever is there must not be taken for an attempt.
+            if os.path.lexists(directory):
+                self._move_aside(directory)
+                self.work()
 
     def _empty(self, path: str, work: Work | None) -> Work | None:
         """Leave the work directory if it is untouched, else replace it by a new one; without `work` remove it."""

@@ -50,7 +50,7 @@ def recover(directory: str, uid_base: int | None = None) -> list[Attempt]:
     lost, ended = [], []
     for name in sorted(os.listdir(root)):
         folder = os.path.join(root, name)
-        notes = read_notes(folder)
+        notes = _own_notes(folder, name)
         record = notes.get("record")
         if record is None:
             lost.append(_leftover(folder, name, boot, notes))
@@ -62,6 +62,16 @@ def recover(directory: str, uid_base: int | None = None) -> list[Attempt]:
         Notes(leftover.directory).add_record(record)
         ended.append(_ended_attempt(leftover.directory, record))
     return ended
+
+
+def _own_notes(folder: str, name: str) -> dict[str, Any]:
+    """Return the notes if they are of this attempt.
+
+    Their file is used again: after a crash of the host some file systems may show what an earlier job left there.
+    """
+    notes = read_notes(folder)
+    told_by = (notes.get("state", {}).get("identity", {}), notes.get("record") or {})
+    return notes if all(one.get("attempt_id", name) == name for one in told_by) else {}
 
 
 def _leftover(folder: str, name: str, boot: str, notes: dict[str, Any]) -> Leftover:

@@ -91,10 +91,21 @@ def test_spare_that_somebody_touched_is_not_used(folders: Folders, tmp_path: Pat
     assert list((make(folders, "b") / WORK).iterdir()) == []
 
 
-def test_the_disk_is_not_waited_for(folders: Folders, tmp_path: Path) -> None:
+def test_notes_are_never_cut_to_nothing(folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders.discard(str(make(folders, "a")), printed=False)
     (spare,) = (tmp_path / "spare").iterdir()
     assert (spare / NOTES).read_bytes() == b"\n", "ext4 sends to the disk what is written after a cut to nothing"
+    flags = []
+    plain = os.open
+    monkeypatch.setattr(os, "open", lambda path, how, *more: flags.append(how) or plain(path, how, *more))
+    make(folders, "b")
+    assert flags and not any(how & os.O_TRUNC for how in flags)
+
+
+def test_a_folder_that_was_not_made_to_its_end_is_gone(folders: Folders, tmp_path: Path) -> None:
+    folders.make(folders.path("a"), None)
+    folders.discard(folders.path("a"), printed=False)
+    assert not Path(folders.path("a")).exists() and list((tmp_path / "spare").iterdir()) == []
 
 
 def test_notes_that_were_not_emptied_are_started_over(folders: Folders) -> None:
