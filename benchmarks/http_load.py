@@ -80,9 +80,11 @@ class User:
             if time.monotonic() > until:
                 raise Stuck(f"jobs still run after {STUCK_S:g} s: {self.by_status()}")
             time.sleep(POLL_S)
-        yield
-        for node in nodes:
-            self.post(f"/nodes/{node}/resume", {}, 200)
+        try:
+            yield
+        finally:
+            for node in nodes:
+                self.post(f"/nodes/{node}/resume", {}, 200)
 
     def _ask(self, method: str, path: str, body: bytes | None, expected: int) -> Any:
         self._connection.request(method, "/jobs/api/v1" + path, body, self._headers)

@@ -32,6 +32,6 @@ class Options:
     seed: int = field(default_factory=lambda: random.SystemRandom().randrange(1_000_000))
     jobs: int = 300
     seconds: float = 240.0
-    patience_s: float = 120.0
+    patience_s: float = 240.0
     broker_kills: int = 50
     keep: bool = False

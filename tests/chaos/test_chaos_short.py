@@ -26,6 +26,7 @@ def test_every_invariant_holds_while_everything_is_hit() -> None:
     tell(report)
     assert report.problems == []
     assert len(report.struck) >= 12
+    assert any(job.members > 1 for job in report.evidence.jobs.values())
 
 
 @pytest.mark.slow

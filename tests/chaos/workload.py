@@ -123,7 +123,7 @@ def _draw(rng: random.Random, number: int, kind: str, witness: Path, programs: P
     if rng.random() < GANGS:
         body["gang"] = {"members": rng.choice((2, 2, 3))}
         # What two nodes can hold together, and one of them at times.
-        body["resources"] = {"cpus": rng.choice((0.5, 1)), "memory_mib": 128, "gpus": rng.choice((0, 0, 1))}
+        body["resources"] = {"cpus": rng.choice((0.5, 1)), "memory_mib": 128, "gpus": rng.choice((0, 0, 0, 0, 1))}
     return Planned(f"chaos-{number}", kind, body)
 
 
