@@ -27,21 +27,13 @@ from workers.containers.recipe import LABEL_ATTEMPT, LABEL_JOB, LABEL_NODE, Want
 from workers.keeper.attempt import boottime
 from workers.keeper.output import OutputNews
 from workers.keeper.processes import boot_id
+from workers.keeper.wire import Refused
 
 CLOCK_S = 0.02
 DRAIN_S = 10.0
 ASK_AGAIN_S = 0.5
 FORGOTTEN_KEPT = 4096
 TAIL_BYTES = 1024
-
-
-class Refused(Exception):
-    """A command that is understood but not carried out; `code` is for programs."""
-
-    def __init__(self, code: str, message: str) -> None:
-        """Keep both."""
-        super().__init__(message)
-        self.code = code
 
 
 class Jobs:

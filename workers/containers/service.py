@@ -11,20 +11,19 @@ import os
 import queue
 import signal
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from workers.containers.engine import Engine, EngineError
-from workers.containers.jobs import CLOCK_S, Jobs, Refused, complain
+from workers.containers.jobs import CLOCK_S, Jobs, complain
 from workers.containers.leftovers import recover
 from workers.containers.recipe import parse_wanted
-from workers.keeper.spec import BadSpec
+from workers.keeper import wire
+from workers.keeper.wire import Refused
 
 PROTOCOL_VERSION = 3
-SOCKET_NAME = "keeper.sock"
 MAX_LINE_BYTES = 16 * 1024 * 1024
 MAX_QUEUED = 20_000
 RECOVER_AGAIN_S = 1.0
@@ -81,7 +80,7 @@ class Service:
         self._engine = Engine(config.engine)
         self._jobs = Jobs(config.directory, self._engine, config.max_image_bytes, self._emit)
         self._recover()
-        self._listener = self._listen()
+        self._listener = wire.listen(config.directory)
         self._commands: dict[str, Callable[[Client, dict[str, Any]], dict[str, Any]]] = {
             "hello": self._hello,
             "start": self._start,
@@ -122,32 +121,13 @@ class Service:
 
     # -- connections ---------------------------------------------------------------------------------------
 
-    def _listen(self) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        folder = os.open(self._config.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            # Through the descriptor: a socket's path is limited to 107 bytes, a data directory's is not.
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(SOCKET_NAME, dir_fd=folder)
-            previous = os.umask(0o177)
-            try:
-                listener.bind(f"/proc/self/fd/{folder}/{SOCKET_NAME}")
-            finally:
-                os.umask(previous)
-        finally:
-            os.close(folder)
-        listener.listen(16)
-        return listener
-
     def _accept(self) -> None:
         while True:
             try:
-                sock, _ = self._listener.accept()
+                sock = wire.accept(self._listener)
             except OSError:
                 return
-            _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            if uid not in (0, os.geteuid()):
-                sock.close()
+            if sock is None:
                 continue
             threading.Thread(target=self._serve, args=(sock,), name="client", daemon=True).start()
 
@@ -160,29 +140,12 @@ class Service:
                 while line := lines.readline(MAX_LINE_BYTES):
                     # Under the lock, so that no event overtakes an answer that was made before it.
                     with self._jobs.lock:
-                        client.tell(self._answer(client, line))
+                        client.tell(wire.answer(self._commands, client, line))
         finally:
             with self._jobs.lock:
                 self._clients.remove(client)
             client.close()
             sock.close()
-
-    def _answer(self, client: Client, line: bytes) -> dict[str, Any]:
-        number: Any = None
-        try:
-            request = json.loads(line)
-            number = request.get("id")
-            command = self._commands.get(request.get("cmd"))
-            if command is None:
-                raise Refused("unknown_command", f"no command {request.get('cmd')!r}: use {sorted(self._commands)}")
-            reply = command(client, request)
-        except Refused as exc:
-            reply = {"error": str(exc), "code": exc.code}
-        except BadSpec as exc:
-            reply = {"error": str(exc), "code": "invalid"}
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
-            reply = {"error": f"bad request: {exc!r}", "code": "invalid"}
-        return {**reply, "id": number}
 
     def _emit(self, event: dict[str, Any]) -> None:
         for client in self._clients:

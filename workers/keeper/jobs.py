@@ -29,21 +29,13 @@ from workers.keeper.loop import RANK_GATE, RANK_OUTPUT, Poller, Timers
 from workers.keeper.orphans import Orphans
 from workers.keeper.output import OutputNews
 from workers.keeper.spec import Spec
+from workers.keeper.wire import Refused
 from workers.sandbox.cgroups import Cgroup, CgroupLayer
 
 SWEEP_RETRY_S = 0.005
 EXEC_RETRY_S = 0.001
 SURVIVOR_WAIT_S = 10.0
 FORGOTTEN_KEPT = 4096
-
-
-class Refused(Exception):
-    """A command that is understood but not carried out; `code` is for programs."""
-
-    def __init__(self, code: str, message: str) -> None:
-        """Keep both."""
-        super().__init__(message)
-        self.code = code
 
 
 class Jobs:

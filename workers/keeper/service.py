@@ -11,20 +11,20 @@ import json
 import os
 import signal
 import socket
-import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from workers.keeper import wire
 from workers.keeper.attempt import boottime
-from workers.keeper.jobs import Jobs, Refused
+from workers.keeper.jobs import Jobs
 from workers.keeper.leftovers import recover
 from workers.keeper.loop import RANK_SIGNAL, RANK_SOCKET, Poller, Timers
 from workers.keeper.processes import boot_id
-from workers.keeper.spec import BadSpec, parse_spec
+from workers.keeper.spec import parse_spec
+from workers.keeper.wire import Refused
 from workers.sandbox.cgroups import CgroupLayer
 
 PROTOCOL_VERSION = 2
-SOCKET_NAME = "keeper.sock"
 READ_BYTES = 256 * 1024
 MAX_LINE_BYTES = 8 * 1024 * 1024
 MAX_QUEUED_BYTES = 4 * 1024 * 1024
@@ -84,7 +84,8 @@ class Service:
             self._jobs.adopt_ended(attempt)
         self._jobs.folders.work()
         self._poller.add(config.guard_fd, RANK_SIGNAL, lambda _fd: self._guard_spoke())
-        self._listener = self._listen()
+        self._listener = wire.listen(config.directory)
+        self._listener.setblocking(False)
         self._poller.add(self._listener.fileno(), RANK_SOCKET, lambda _fd: self._accept())
         self._commands: dict[str, Callable[[Client, dict[str, Any]], dict[str, Any]]] = {
             "hello": self._hello,
@@ -161,31 +162,12 @@ class Service:
 
     # -- connections ---------------------------------------------------------------------------------------
 
-    def _listen(self) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        folder = os.open(self._config.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            # Through the descriptor: a socket's path is limited to 107 bytes, a data directory's is not.
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(SOCKET_NAME, dir_fd=folder)
-            previous = os.umask(0o177)
-            try:
-                listener.bind(f"/proc/self/fd/{folder}/{SOCKET_NAME}")
-            finally:
-                os.umask(previous)
-        finally:
-            os.close(folder)
-        listener.listen(16)
-        return listener
-
     def _accept(self) -> None:
         try:
-            sock, _ = self._listener.accept()
+            sock = wire.accept(self._listener)
         except OSError:
             return
-        _, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if uid not in (0, os.geteuid()):
-            sock.close()
+        if sock is None:
             return
         sock.setblocking(False)
         self._clients[sock.fileno()] = Client(sock)
@@ -227,29 +209,11 @@ class Service:
         *lines, rest = bytes(client.inbox).split(b"\n", COMMANDS_PER_TURN)
         client.inbox = bytearray(rest)
         for line in lines:
-            self._answer(client, line)
+            client.outbox += json.dumps(wire.answer(self._commands, client, line)).encode() + b"\n"
         if b"\n" in rest:
             self._backlog.add(fd)
         else:
             self._backlog.discard(fd)
-
-    def _answer(self, client: Client, line: bytes) -> None:
-        number: Any = None
-        try:
-            request = json.loads(line)
-            number = request.get("id")
-            command = self._commands.get(request.get("cmd"))
-            if command is None:
-                raise Refused("unknown_command", f"no command {request.get('cmd')!r}: use {sorted(self._commands)}")
-            reply = command(client, request)
-        except Refused as exc:
-            reply = {"error": str(exc), "code": exc.code}
-        except BadSpec as exc:
-            reply = {"error": str(exc), "code": "invalid"}
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
-            reply = {"error": f"bad request: {exc!r}", "code": "invalid"}
-        reply["id"] = number
-        client.outbox += json.dumps(reply).encode() + b"\n"
 
     def _emit(self, event: dict[str, Any]) -> None:
         line = b""
