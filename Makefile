@@ -36,8 +36,8 @@ up: $(RUN)  ## Run the one-machine stack in the foreground
 
 test: $(DEV)  ## Run all tests on embedded servers
 	@scripts/install-test-tools
-	@echo "chaos in short, by itself; then all other tests side by side"
-	@$(BIN)/python -m pytest -q tests/chaos
+	@echo "chaos in short; then all other tests"
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal tests/chaos
 	@$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/chaos $(PYTEST_ARGS)
 
 test-gpu: $(DEV)  ## Run what needs an NVIDIA GPU, without a network; skips where there is none
