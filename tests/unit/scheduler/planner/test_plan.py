@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,20 @@ def nodes_of(made: Plan, number: int) -> list[str]:
 
 def test_nothing_waits_nothing_is_planned() -> None:
     assert planned(fabric(node())) == Plan()
+
+
+def test_a_plan_leaves_nothing_to_the_collector_of_cycles() -> None:
+    full = running(2, "n1", all_of("n1"), started_at=NOW - 5000, preemptible=True)
+    urgent = waiting(1, gpus=2, cls=FOREGROUND, tier=Tier.HIGH, can_preempt=True)
+    snapshot = fabric(node("n1"), node("n2", 2), full, urgent, waiting(3, gpus=2, members=2), waiting(4, gpus=4))
+    assert planned(snapshot).reservations and gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        planned(snapshot)
+        assert not gc.isenabled() and gc.collect() == 0
+    finally:
+        gc.enable()
 
 
 def test_a_gang_that_fits_starts_whole_on_as_few_nodes_as_it_can() -> None:
