@@ -27,6 +27,7 @@ PROTOCOL_VERSION = 3
 MAX_LINE_BYTES = 16 * 1024 * 1024
 MAX_QUEUED = 20_000
 RECOVER_AGAIN_S = 1.0
+ACCEPT_AGAIN_S = 0.2
 LAST_WORDS_S = 2.0
 IDLE_CLOCK_S = 0.2
 
@@ -125,8 +126,11 @@ class Service:
         while True:
             try:
                 sock = wire.accept(self._listener)
-            except OSError:
-                return
+            except OSError as exc:
+                # Too many open files, or a client that gave up: a keeper that hears nobody would lose every job.
+                complain(f"a client could not be let in: {exc}; listening on")
+                time.sleep(ACCEPT_AGAIN_S)
+                continue
             if sock is None:
                 continue
             threading.Thread(target=self._serve, args=(sock,), name="client", daemon=True).start()
