@@ -41,7 +41,7 @@ def plan(snapshot: Snapshot, now: float, rules: Rules) -> Plan:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """No search for cycles of objects meanwhile: a plan makes many objects, no cycles, and they took a fifth of it."""
+    """No search for cycles of objects meanwhile: a plan leaves none, and searches took up to a fifth of its time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
