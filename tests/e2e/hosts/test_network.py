@@ -69,6 +69,7 @@ def test_nothing_of_this_machine_can_be_reached(pair: Network) -> None:
 def test_a_close_ends_what_runs_there_and_leaves_nothing() -> None:
     network = Network("lone")
     sleeper = subprocess.Popen(network.words("lone", ["sleep", "1000"]))
+    wait_until(lambda: runs_in(network.namespace("lone")), 20, "the process to enter its host")
     network.close()
     assert sleeper.wait(20) == -signal.SIGKILL
     assert remains(network.root.name) == []
@@ -82,10 +83,15 @@ def test_the_next_run_removes_what_a_killed_one_has_left_and_nothing_of_one_that
         name = run.stdout.readline().strip()
         run.kill()
     assert name.startswith(PREFIX)
-    assert ip("netns", "pids", f"{name}-lone").split()
+    wait_until(lambda: runs_in(f"{name}-lone"), 20, "the process to enter its host")
     sweep()
     assert remains(name) == []
     assert len(remains(pair.root.name)) == 4
+
+
+def runs_in(namespace: str) -> bool:
+    """Whether a process is in it."""
+    return bool(ip("netns", "pids", namespace).split())
 
 
 def remains(name: str) -> list[Path]:

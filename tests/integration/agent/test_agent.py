@@ -331,6 +331,8 @@ def test_promotion_and_retry_bring_a_failed_job_to_its_end(site: Site) -> None:
 
 
 def test_a_retry_runs_on_another_node(site: Site) -> None:
+    # The scheduler was here just now: no agent promotes by itself before the other node is there.
+    recover.promote(site.fabric.db)
     site.agent("bad", poll_s=0.1)
     (job_id,) = site.fabric.submit(job(environment={"FAKE_EXIT_CODE": "1"}, max_retries=1, backoff_s=0.01))
     until(lambda: bool(site.fabric.attempts(job_id)) and site.fabric.attempts(job_id)[0].outcome == "failed")
