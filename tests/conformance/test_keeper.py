@@ -8,6 +8,7 @@ import secrets
 import signal
 import socket
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -240,7 +241,16 @@ def test_privileges_are_gone(keeper_lab: Lab) -> None:
         assert status["Groups"].strip() == ""
 
 
-def test_job_begins_with_default_signals(keeper_lab: Lab) -> None:
+@pytest.fixture
+def ignored_signals() -> Iterator[None]:
+    """What a shell's background job, under nohup, ignores and passes on to all that it starts."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGQUIT, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_job_begins_with_default_signals(ignored_signals: None, keeper_lab: Lab) -> None:
     keeper_lab.run_program("a1", ["/bin/cat", "/proc/self/status"])
     status = dict(line.split(":\t", 1) for line in keeper_lab.text("a1").splitlines() if ":\t" in line)
     # The C library's own two, 32 and 33, may be ignored: it leaves them so in everything that posix_spawn starts.

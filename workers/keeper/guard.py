@@ -19,6 +19,7 @@ def run_guarded(serve: Callable[[int, int], None]) -> int:
 
     The pipe reaches its end, or gets a byte on SIGTERM, when the keeper is to stop.
     """
+    _heed_all_signals()
     processes.become_subreaper()
     read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     guard_pid = os.getpid()
@@ -43,6 +44,14 @@ def run_guarded(serve: Callable[[int, int], None]) -> int:
     status = _wait(pid)
     _kill_everything()
     return os.waitstatus_to_exitcode(status)
+
+
+def _heed_all_signals() -> None:
+    """What is ignored stays so in all that is started: a shell's background jobs ignore SIGQUIT, nohup's SIGHUP."""
+    own = {signal.SIGPIPE, signal.SIGXFSZ}  # Python's; births see to these.
+    for number in signal.valid_signals() - own:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _wait(pid: int) -> int:
