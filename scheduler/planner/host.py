@@ -38,12 +38,14 @@ class Host:
 
     `free_*` is what nothing holds now. `spare_*` is what claims may use of it: free less all that is reserved, also of
     what is not free yet; so it may be below zero. `partly` are GPUs of which slices are held: only further slices go
-    there, and they come free whole with the last slice.
+    there, and they come free whole with the last slice. `leaving` is what was told to stop. `simple`: all GPUs are of
+    one kind, and all well that are held: then it is enough to count them.
     """
 
     __slots__ = (
         "_begun", "_closed", "_ends", "_steps", "at", "free_cpus", "free_gpus", "free_memory", "free_slots", "held",
-        "now", "partly", "reserved", "spare_cpus", "spare_gpus", "spare_memory", "spare_slots", "uniform", "view",
+        "leaving", "now", "partly", "reserved", "simple", "spare_cpus", "spare_gpus", "spare_memory", "spare_slots",
+        "uniform", "view",
     )  # fmt: skip
 
     def __init__(self, view: NodeView, held: list[Running], now: float, at: int) -> None:
@@ -65,6 +67,8 @@ class Host:
         if sliced:
             self.partly = [replace(g, held_bytes=sliced[g.uuid]) for g in view.gpus if g.uuid in sliced and g.healthy]
         self.uniform = view.uniform
+        self.simple = view.uniform and len(gpus) + len(taken) == len(view.well)
+        self.leaving = [run for run in held if run.stopping]
         self.reserved: list[Reserved] = []
         self._begun: list[Release] = []
         self._closed: set[str] = set()
@@ -164,8 +168,8 @@ class Host:
         gpus = ask.suiting(self.spare_gpus, self.uniform)
         most = ask.times(slots, cpus, memory, gpus)
         found = [(self.now, most)] if most else []
-        # Mostly all of a node's GPUs are of one kind and none is reserved: then it is enough to count them.
-        suits = None if self.uniform and not self._closed else {g.uuid for g in self.view.gpus if self._open(g, ask)}
+        # Mostly no GPU is reserved.
+        suits = None if self.simple and not self._closed else {g.uuid for g in self.view.gpus if self._open(g, ask)}
         if suits is None and ask.gpus and not (self.view.gpus and ask.suited_by(self.view.gpus[0])):
             return []
         for end, run_cpus, run_memory, uuids in self._releases():
@@ -205,6 +209,14 @@ class Host:
         gpus = [gpu for gpu in self.view.gpus if self._open(gpu, ask) and (gpu.uuid in free or gpu.uuid in ends)]
         gpus.sort(key=_by_size)
         return sorted(((ends.get(gpu.uuid, self.now), gpu.uuid) for gpu in gpus), key=_first)
+
+    def freed_by(self, run: Running, ask: Ask) -> int:
+        """How many suiting GPUs that are not reserved the end of a run frees; the end of one slice frees none."""
+        if not ask.gpus or not run.gpu_uuids or run.shape.gpu_shared:
+            return 0
+        if self.simple and not self._closed:
+            return len(run.gpu_uuids) if ask.suited_by(self.view.gpus[0]) else 0
+        return len(self.opened_by(run.gpu_uuids, ask, spare=False))
 
     def opened_by(self, gpu_uuids: Collection[str], ask: Ask, spare: bool = True) -> list[str]:
         """The suiting GPUs that are not reserved among these and, if `spare`, those to spare; the smallest first."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from uuid import UUID
 
 from scheduler.planner.ask import Ask
@@ -46,7 +46,7 @@ class _Base:
 
     host: Host
     amounts: Amounts
-    adds: list[tuple[Victim, Amounts]] = field(default_factory=list)
+    adds: list[tuple[Victim, Amounts]]
 
 
 def evict(job: Waiting, ask: Ask, hosts: Hosts, victims: Victims, now: float) -> Eviction | None:
@@ -75,32 +75,36 @@ def _bases(job: Waiting, ask: Ask, hosts: Hosts, victims: Victims) -> Iterator[_
         if job.runner not in host.view.runners or host.view.id in job.avoid:
             continue
         gpus = ask.suiting(host.spare_gpus, host.uniform)
-        base = _Base(host, (host.spare_slots, host.spare_cpus, host.spare_memory, gpus))
-        for run in host.held:
-            if run.stopping:
-                base.amounts = _plus(base.amounts, _gain(host, run, ask))
-        for victim in by_node.get(host.view.id, ()):
-            here = [_gain(host, run, ask) for run in victim.members if run.node_id == host.view.id]
-            base.adds.append((victim, _sum(here)))
-        if base.adds or ask.times(*base.amounts):
-            yield base
+        amounts = host.spare_slots, host.spare_cpus, host.spare_memory, gpus
+        for run in host.leaving:
+            amounts = _plus(amounts, _gain(host, run, ask))
+        adds = [(victim, _gains(host, victim, ask)) for victim in by_node.get(host.view.id, ())]
+        if adds or ask.times(*amounts):
+            yield _Base(host, amounts, adds)
+
+
+def _gains(host: Host, victim: Victim, ask: Ask) -> Amounts:
+    if len(victim.members) == 1:
+        return _gain(host, victim.members[0], ask)
+    return _sum([_gain(host, run, ask) for run in victim.members if run.node_id == host.view.id])
 
 
 def _gain(host: Host, run: Running, ask: Ask) -> Amounts:
-    # The end of one slice does not free its GPU.
-    gpus = len(host.opened_by(_whole(run), ask, spare=False)) if ask.gpus else 0
-    return 1, run.shape.cpus_milli, run.shape.memory_bytes, gpus
+    return 1, run.shape.cpus_milli, run.shape.memory_bytes, host.freed_by(run, ask)
 
 
 def _plus(one: Amounts, other: Amounts) -> Amounts:
     return one[0] + other[0], one[1] + other[1], one[2] + other[2], one[3] + other[3]
 
 
-def _sum(amounts: Sequence[Amounts]) -> Amounts:
-    total = (0, 0, 0, 0)
+def _sum(amounts: Iterable[Amounts]) -> Amounts:
+    slots = cpus = memory = gpus = 0
     for one in amounts:
-        total = _plus(total, one)
-    return total
+        slots += one[0]
+        cpus += one[1]
+        memory += one[2]
+        gpus += one[3]
+    return slots, cpus, memory, gpus
 
 
 def _cheapest(bases: list[_Base], ask: Ask) -> list[Rung] | None:
@@ -119,15 +123,21 @@ def _weight(rung: Rung) -> tuple[float, int]:
 
 def _ladder(base: _Base, ask: Ask, most: int) -> Iterator[Rung]:
     """The cheapest set for each number of members that the host can have."""
-    all_of_them = _sum([base.amounts, *(amounts for _victim, amounts in base.adds)])
-    for members in range(1, min(most, ask.times(*all_of_them)) + 1):
+    for members in range(1, min(most, ask.times(*_total(base))) + 1):
         found = _least(base, ask, members, None)
         if found is not None:
             yield found
 
 
+def _total(base: _Base) -> Amounts:
+    """What there is once every victim is gone."""
+    return _sum([base.amounts, *(amounts for _victim, amounts in base.adds)])
+
+
 def _least(base: _Base, ask: Ask, members: int, bound: float | None) -> Rung | None:
     """The cheapest set of victims on this host for so many members, below `bound`; by branch and bound."""
+    if ask.times(*_total(base)) < members:
+        return None
     after, rates = _suffixes(base, ask)
     best: tuple[float, int] | None = None if bound is None else (bound, 0)
     found: tuple[Victim, ...] | None = None

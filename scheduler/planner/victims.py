@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from uuid import UUID
@@ -24,6 +24,11 @@ class Victim:
     members: tuple[Running, ...]
     lost_gpu_s: float
 
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Where its members are, each once."""
+        return tuple(dict.fromkeys(run.node_id for run in self.members))
+
 
 class Victims:
     """The running jobs of a snapshot that some waiting job might preempt."""
@@ -40,20 +45,32 @@ class Victims:
         ]
         self._all = sorted(ripe, key=attrgetter("lost_gpu_s", "id"))
         self._told: set[UUID] = set()
+        self._known: dict[Hashable, dict[str, list[Victim]]] = {}
 
-    def of(self, job: Waiting) -> dict[str, list[Victim]]:
+    def of(self, job: Waiting) -> Mapping[str, Sequence[Victim]]:
         """By node: whom the job may preempt, cheapest first."""
+        rank = (job.can_preempt, job.tier, job.priority_class, job.priority)
+        by_node = self._known.get(rank)
+        if by_node is None:
+            by_node = self._known[rank] = self._find(job)
+        return by_node
+
+    def _find(self, job: Waiting) -> dict[str, list[Victim]]:
         by_node: dict[str, list[Victim]] = {}
         for victim in self._all:
             if victim.id in self._told or not may_preempt(job, victim.members[0]):
                 continue
-            for node in dict.fromkeys(run.node_id for run in victim.members):
+            for node in victim.nodes:
                 by_node.setdefault(node, []).append(victim)
         return by_node
 
     def tell(self, victims: Iterable[Victim]) -> None:
         """These go; nobody counts them a second time."""
-        self._told.update(victim.id for victim in victims)
+        told = {victim.id: victim for victim in victims}
+        self._told.update(told)
+        for by_node in self._known.values():
+            for node in {node for victim in told.values() for node in victim.nodes} & by_node.keys():
+                by_node[node] = [victim for victim in by_node[node] if victim.id not in told]
 
 
 def outranks(job: Waiting, other: Waiting) -> bool:

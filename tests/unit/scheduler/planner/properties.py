@@ -31,7 +31,10 @@ def free_of(at: NodeView, live: Iterable[Running]) -> Free:
 
 
 def never_over_commits(planner: Planner, snapshot: Snapshot) -> None:
-    """Placements fit what is free now, seat by seat; reservations fit the node; no GPU is given or held twice."""
+    """Placements fit what is free now, seat by seat; reservations fit the node; no GPU is given or held twice.
+
+    Who gets a seat or a reservation gets as many GPUs as it needs, and such as suit it.
+    """
     made = planner(snapshot, NOW, RULES)
     jobs = {job.job_id: job for job in snapshot.waiting}
     free = {at.id: free_of(at, snapshot.running) for at in snapshot.nodes}
@@ -46,6 +49,11 @@ def never_over_commits(planner: Planner, snapshot: Snapshot) -> None:
     for at in snapshot.nodes:
         held = [held for held in made.reservations if held.node_id == at.id]
         kept = [uuid for one in held for uuid in one.gpu_uuids]
+        well = {gpu.uuid: gpu for gpu in at.gpus}
+        for one in held:
+            need = jobs[one.job_id].shape
+            assert len(one.gpu_uuids) == need.gpus, "too few GPUs held"
+            assert all(well[uuid].suits(need) for uuid in one.gpu_uuids), "a GPU held that does not suit"
         assert len(kept) == len(set(kept)) and set(kept) <= {gpu.uuid for gpu in at.gpus}, "a GPU held twice"
         assert sum(one.slots for one in held) <= at.slots, "more slots held than there are"
         assert sum(one.cpus_milli for one in held) <= at.cpus_milli, "more CPUs held than there are"

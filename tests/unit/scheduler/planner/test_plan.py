@@ -90,6 +90,14 @@ def test_a_gang_that_does_not_fit_is_told_when_it_will() -> None:
     assert made.notes[UUID(int=1)].numbers == {"members": 2, "nodes": 2, "members_that_fit": 1, "starts_in_s": 410}
 
 
+def test_a_gpu_that_was_taken_out_frees_no_room_when_its_job_ends() -> None:
+    busy = [running(n, "n1", (f"n1-{n}",), started_at=NOW - 500, limit_s=900) for n in range(3)]
+    late = running(3, "n2", all_of("n2", 1), started_at=NOW - 500, limit_s=1900)
+    made = planned(fabric(node("n1", 3, sick=1), node("n2", 1), *busy, late, waiting(1, gpus=1, members=3)))
+    assert sorted(held.gpu_uuids for held in made.reservations) == [("n1-0",), ("n1-2",), ("n2-0",)]
+    assert {held.starts_at for held in made.reservations} == {NOW + 1410}
+
+
 def test_small_jobs_that_end_in_time_run_in_the_hole_and_longer_ones_wait() -> None:
     busy = running(1, "n1", all_of("n1"), started_at=NOW - 500, limit_s=900)
     gang = waiting(1, gpus=4, members=2)

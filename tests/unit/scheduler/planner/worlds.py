@@ -20,8 +20,16 @@ TENANTS = tuple(UUID(int=100 + n) for n in range(3))
 RULES = Rules(max_reservations=4)
 
 
-def node(name: str = "n1", gpus: int = 4, size: int = BIG, slots: int = 16, cpus: int = 32, **more: Any) -> NodeView:
-    cards = tuple(Gpu(f"{name}-{i}", "A100", size, i) for i in range(gpus))
+def node(
+    name: str = "n1",
+    gpus: int = 4,
+    size: int = BIG,
+    slots: int = 16,
+    cpus: int = 32,
+    sick: int | None = None,
+    **more: Any,
+) -> NodeView:
+    cards = tuple(Gpu(f"{name}-{i}", "A100", size, i, healthy=i != sick) for i in range(gpus))
     return NodeView(name, slots, cpus * 1000, 128 * GIB, cards, **more)
 
 
@@ -57,11 +65,15 @@ def fabric(*parts: NodeView | Running | Waiting | Reserved, **more: Any) -> Snap
 
 @st.composite
 def snapshots(draw: st.DrawFn, preempt: bool = True, most_nodes: int = 4, most_waiting: int = 7) -> Snapshot:
-    """A fabric in which what runs fits, with quotas, gangs, several classes and tiers, and a plan's reservations."""
+    """A fabric in which what runs fits, with quotas, gangs, several classes and tiers, and a plan's reservations.
+
+    Some GPUs were taken out; what held them runs on.
+    """
     nodes = tuple(
         node(
             f"n{i}", draw(st.sampled_from([0, 2, 4])), draw(st.sampled_from([SMALL, BIG])),
-            draw(st.integers(2, 8)), draw(st.sampled_from([4, 8])), cluster=draw(st.sampled_from(["a", "b"])),
+            draw(st.integers(2, 8)), draw(st.sampled_from([4, 8])), draw(st.sampled_from([None, None, None, 0, 1])),
+            cluster=draw(st.sampled_from(["a", "b"])),
         )
         for i in range(draw(st.integers(1, most_nodes)))
     )  # fmt: skip
