@@ -17,6 +17,10 @@ from app.storage import claims, places
 from app.storage.claims import Hold
 from app.storage.database import Database, Row, Tx
 
+WAIT_FOR_TENANT_S = 0.5
+"""A placement waits so long for claims that decide its tenant's quota. A claim takes milliseconds, but a busy tenant
+always has one under way: who only tried would be refused cycle after cycle."""
+
 
 @dataclass(frozen=True)
 class Spot:
@@ -90,7 +94,7 @@ def place_in(
 
 def _room(tx: Tx, tenant: UUID) -> Room | str:
     """What the tenant may still hold, under its lock where it is finite; or why that cannot be said now."""
-    if places.has_quota(tx, tenant) and not claims.try_lock_tenants(tx, [tenant]):
+    if places.has_quota(tx, tenant) and not claims.wait_for_tenant(tx, tenant, WAIT_FOR_TENANT_S):
         return "its tenant's quota is being decided elsewhere"
     use = claims.tenant_usage(tx, [tenant]).get(tenant)
     if use is None or not use.active:

@@ -91,6 +91,16 @@ def try_lock_tenants(tx: Tx, tenants: Sequence[UUID]) -> set[UUID]:
     return {row[0] for row in rows}
 
 
+def wait_for_tenant(tx: Tx, tenant_id: UUID, at_most_s: float) -> bool:
+    """Takes the quota lock of a tenant for this transaction; whether it was to be had within `at_most_s`.
+
+    Who waits here comes before every claim that only tries. Hold no locks but nodes': who has a tenant's lock waits
+    for no node's, so that this is no part of a deadlock.
+    """
+    lock = "SELECT pg_advisory_xact_lock(hashtextextended('quota:' || %(tenant)s::uuid, 71))"
+    return tx.locks_within(at_most_s, lock, {"tenant": tenant_id})
+
+
 def tenant_usage(tx: Tx, tenants: Sequence[UUID]) -> dict[UUID, Row]:
     """What each tenant may hold and holds on all nodes together. Exact for a tenant whose quota lock is held."""
     rows = tx.rows(

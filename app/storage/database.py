@@ -49,6 +49,22 @@ class Tx:
         """Runs a statement; the number of rows it touched."""
         return self._connection.exec_driver_sql(sql, dict(params or {})).rowcount
 
+    def locks_within(self, at_most_s: float, sql: str, params: Mapping[str, Any] | None = None) -> bool:
+        """Runs a statement that takes locks; whether it got each within `at_most_s`. If not, it has done nothing."""
+        usual = self.value("SELECT current_setting('lock_timeout')")
+        self.run("SAVEPOINT before_locks")
+        try:
+            self.run(f"SET LOCAL lock_timeout = {round(at_most_s * 1000)}")
+            self.run(sql, params)
+        except DBAPIError as exc:
+            if not isinstance(exc.orig, psycopg2.errors.LockNotAvailable):
+                raise
+            # The timeout of this transaction is as it was then, too.
+            self.run("ROLLBACK TO SAVEPOINT before_locks")
+            return False
+        self.run("SELECT set_config('lock_timeout', %(usual)s, true)", {"usual": usual})
+        return True
+
 
 class Database:
     """A pool of at most `pool_size` connections to one PostgreSQL.

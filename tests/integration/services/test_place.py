@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from uuid import UUID, uuid4
 
@@ -13,13 +14,14 @@ from app.domain.policy import Ending
 from app.domain.states import JobState, Outcome, StopCause
 from app.services.claim import Claimer, claim
 from app.services.nodes import set_draining
-from app.services.place import Placed, Spot, place
+from app.services.place import Placed, Spot, place, place_in
 from app.services.planning import Victim, Wanted, keep
 from app.services.recover import check_usage, hand_back
 from app.services.stop import cancel_pending, request_stop
+from app.storage.claims import try_lock_tenants
 from app.storage.database import Database
 from app.storage.faults import parse_faults
-from tests.factories import BACKGROUND, BEST_EFFORT, FOREGROUND, Fabric, Node, at_once, gpu, job, share
+from tests.factories import BACKGROUND, BEST_EFFORT, FOREGROUND, Fabric, Node, at_once, gpu, job, share, until
 from tests.servers import TestServers
 
 
@@ -323,6 +325,48 @@ def test_a_quota_is_never_exceeded_by_placements_beside_claims(fabric: Fabric) -
     at_once(4, work)
     assert fabric.value("SELECT count(*) FROM allocation") <= 3
     fabric.assert_in_order()
+
+
+def _waiting(fabric: Fabric) -> int:
+    return int(fabric.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+
+
+def test_a_placement_waits_for_a_claim_that_decides_its_tenants_quota(
+    fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.services.place.WAIT_FOR_TENANT_S", 14.0)
+    tenant = fabric.add_tenant(quota_jobs=3, tier="critical")
+    _nodes(fabric, 2)
+    gang = fabric.submit(job(members=2), tenant=tenant)[0]
+    with ThreadPoolExecutor(1) as pool:
+        with fabric.db.transaction() as claims_of_others:
+            assert try_lock_tenants(claims_of_others, [tenant])
+            placed = pool.submit(_place, fabric, gang, Spot("n0"), Spot("n1"))
+            until(lambda: placed.done() or _waiting(fabric))
+            # Who waits comes before those that only try: the next claims of the tenant leave it to them.
+            with fabric.db.transaction() as next_claim:
+                assert not try_lock_tenants(next_claim, [tenant])
+        assert placed.result().nodes == {"n0", "n1"}
+    fabric.assert_in_order()
+
+
+def test_a_placement_does_not_wait_for_ever_for_its_tenants_quota(
+    fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.services.place.WAIT_FOR_TENANT_S", 0.05)
+    tenant = fabric.add_tenant(quota_jobs=3, tier="critical")
+    _nodes(fabric, 1)
+    one = fabric.submit(job(), tenant=tenant)[0]
+    with fabric.db.transaction() as claims_of_others:
+        assert try_lock_tenants(claims_of_others, [tenant])
+        with fabric.db.transaction() as tx:
+            usual = tx.value("SHOW lock_timeout")
+            answer = place_in(tx, one, [Spot("n0")], BACKGROUND, 60.0)
+            assert answer.refusal == "its tenant's quota is being decided elsewhere"
+            assert tx.value("SHOW lock_timeout") == usual
+    with fabric.db.transaction() as tx:
+        assert place_in(tx, one, [Spot("n0")], BACKGROUND, 60.0).nodes == {"n0"}
+        assert tx.value("SHOW lock_timeout") == usual
 
 
 def test_the_agents_login_fetches(servers: TestServers, fabric: Fabric, node: Node) -> None:
