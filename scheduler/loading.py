@@ -104,7 +104,6 @@ def _reserved(row: Row) -> Reserved:
         memory_bytes=row.memory_bytes,
         gpu_uuids=tuple(row.gpu_uuids),
         starts_at=row.starts_at,
-        expires_at=row.expires_at,
         made_at=row.made_at,
         why=row.why,
     )

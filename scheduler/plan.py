@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 LEAST_LASTS_S = 60.0
 """A reservation of a scheduler that died holds its capacity for so long at most, unless cycles are slower still."""
 PART_OF_TIME = 0.1
-"""A planner whose cycle takes long plans less often: it never works more than this part of the time."""
+"""A planner that reads and thinks for long plans less often: it never does so for more than this part of the time."""
 APPLY_S = 10.0
 """After so long the rest of a plan is left to the next cycle, which plans on what is true then."""
 TOLD_REASONS = frozenset({"reserved", "preempting"})
@@ -44,7 +44,8 @@ def run_plan(db: Database, settings: Settings) -> Pass:
         now = float(tx.value("SELECT extract(epoch FROM clock_timestamp())"))
         began = time.monotonic()
         # Since the last cycle, not since the last look: a look that finds it too early is a run of the task, too.
-        if 0 <= now - float(before.get("at", 0.0)) < float(before.get("took_s", 0.0)) * (1 / PART_OF_TIME - 1):
+        worked_s = float(before.get("load_s", 0.0)) + float(before.get("plan_s", 0.0))
+        if 0 <= now - float(before.get("at", 0.0)) < worked_s * (1 / PART_OF_TIME - 1):
             done.detail |= before
             return
         # The lock's transaction only waits meanwhile; all work is done in short ones beside it.
@@ -62,35 +63,39 @@ def cycle(db: Database, settings: Settings, done: Pass) -> None:
     loaded = load(db, settings.lease_s)
     age_shares(db, loaded.tenants, settings.fair_share_half_life_s)
     read = time.monotonic()
-    lasts_s = max(LEAST_LASTS_S, 10 * settings.plan_s)
-    decided = plan(loaded.snapshot, loaded.now, rules_of(settings, lasts_s))
+    decided = plan(loaded.snapshot, loaded.now, rules_of(settings))
+    thought = time.monotonic()
     done.detail |= {
         "nodes": len(loaded.snapshot.nodes),
         "running": len(loaded.snapshot.running),
         "waiting": len(loaded.snapshot.waiting),
         "load_s": round(read - began, 4),
-        "plan_s": round(time.monotonic() - read, 4),
+        "plan_s": round(thought - read, 4),
     }
-    _apply(db, settings, loaded, decided, lasts_s, done)
+    _apply(db, settings, loaded, decided, lasts_s(settings, thought - began), done)
 
 
-def rules_of(settings: Settings, lasts_s: float) -> Rules:
+def lasts_s(settings: Settings, worked_s: float) -> float:
+    """How long what a cycle reserves lasts: well beyond the next one, which the rest after this one puts off."""
+    return max(LEAST_LASTS_S, 10 * settings.plan_s) + 2 * worked_s / PART_OF_TIME
+
+
+def rules_of(settings: Settings) -> Rules:
     """What operators decided about planning."""
     return Rules(
         reserve_after_s=settings.reserve_after_s,
         starvation_s=settings.starvation_s,
         max_reservations=settings.max_reservations,
         min_runtime_s=settings.min_runtime_s,
-        reservation_s=lasts_s,
     )
 
 
-def _apply(db: Database, settings: Settings, loaded: Loaded, decided: Plan, lasts_s: float, done: Pass) -> None:
+def _apply(db: Database, settings: Settings, loaded: Loaded, decided: Plan, lasts: float, done: Pass) -> None:
     began = time.monotonic()
     victims = [Victim(one.victim_attempt, one.for_job, one.why) for one in decided.preemptions]
     # Also when nothing is wanted: what was reserved for jobs that wait no more goes then.
     starting = [one.job_id for one in decided.placements]
-    kept = keep(db, list(_wanted(loaded, decided)), victims, lasts_s, starting)
+    kept = keep(db, list(_wanted(loaded, decided)), victims, lasts, starting)
     wake = set(kept.nodes)
     done.detail |= {"reserved": len(decided.reservations), "preempted": len(kept.preempted)}
     told = [one for one in decided.preemptions if one.victim_job in kept.preempted]

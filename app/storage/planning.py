@@ -119,8 +119,7 @@ def reserved(tx: Tx) -> Sequence[Row]:
     """The reservations that still count, in the order in which they were made."""
     return tx.rows(
         """SELECT r.job_id, r.member, r.node_id, r.class, r.slots, r.cpus_milli, r.memory_bytes, r.gpu_uuids, r.why,
-            extract(epoch FROM r.starts_at)::float8 AS starts_at, extract(epoch FROM r.made_at)::float8 AS made_at,
-            extract(epoch FROM r.expires_at)::float8 AS expires_at
+            extract(epoch FROM r.starts_at)::float8 AS starts_at, extract(epoch FROM r.made_at)::float8 AS made_at
         FROM reservation r JOIN job j ON j.id = r.job_id
         WHERE r.expires_at > clock_timestamp() AND j.state = 0 AND j.ready ORDER BY r.made_at, r.job_id, r.member"""
     )

@@ -190,8 +190,7 @@ class _Cycle:
         for member, (host, seat) in enumerate(start.seats):
             held = Reserved(
                 job.job_id, member, host.view.id, counts_as, 1, ask.cpus_milli, ask.memory_bytes,
-                seat.gpu_uuids, starts_at, self._now + self._rules.reservation_s,
-                self._made_at.get(job.job_id, self._now), reason,
+                seat.gpu_uuids, starts_at, self._made_at.get(job.job_id, self._now), reason,
             )  # fmt: skip
             self._hosts.reserve(host, held)
             self._reservations.append(held)

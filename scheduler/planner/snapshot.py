@@ -131,7 +131,6 @@ class Reserved:
     memory_bytes: int
     gpu_uuids: tuple[str, ...] = ()
     starts_at: float | None = None
-    expires_at: float = 0.0
     made_at: float = 0.0
     why: str = ""
 
@@ -159,7 +158,6 @@ class Rules:
     aged_share: at most this part of the fabric is held by such jobs, so that an old backlog of a low class does not
     shut out the classes above it; the oldest may always go, however large.
     max_reservations: jobs with a reservation at a time. min_runtime_s: what ran less is never preempted.
-    reservation_s: how long a reservation lasts if no later plan renews it.
     """
 
     reserve_after_s: float = 30.0
@@ -167,4 +165,3 @@ class Rules:
     aged_share: float = 0.3
     max_reservations: int = 4
     min_runtime_s: float = 60.0
-    reservation_s: float = 60.0

@@ -78,7 +78,7 @@ def test_a_cycle_is_told_and_cycles_add_up(api: Caller, fabric: Fabric) -> None:
 
 def test_a_look_that_finds_it_too_early_is_no_cycle(api: Caller, fabric: Fabric) -> None:
     plan(fabric)
-    fabric.sql("""UPDATE task_run SET detail = detail || '{"took_s": 100}' WHERE name = 'plan'""")
+    fabric.sql("""UPDATE task_run SET detail = detail || '{"plan_s": 100}' WHERE name = 'plan'""")
     run_plan(fabric.db, fabric.settings)
     assert seen(api)["totals"]["cycles"] == 1
 

@@ -19,7 +19,7 @@ from app.services.passes import Pass
 from app.services.stop import cancel_pending
 from app.storage import upkeep
 from app.storage.faults import parse_faults
-from scheduler.plan import run_plan
+from scheduler.plan import APPLY_S, PART_OF_TIME, lasts_s, run_plan
 from tests.factories import BACKGROUND, BEST_EFFORT, FOREGROUND, Fabric, Node, at_once, gpu, job, make_fabric, share
 
 RULES: dict[str, Any] = {"min_runtime_s": 0.0, "reserve_after_s": 0.0}
@@ -322,14 +322,21 @@ def test_a_scheduler_that_dies_between_two_steps_leaves_order(fabric: Fabric, po
 def test_a_planner_that_takes_long_plans_less_often(fabric: Fabric) -> None:
     fabric.add_node(runners=RUNNERS)
     assert _plan(fabric).ran
-    fabric.sql("""UPDATE task_run SET detail = detail || '{"took_s": 60}' WHERE name = 'plan'""")
+    fabric.sql("""UPDATE task_run SET detail = detail || '{"plan_s": 60, "took_s": 0}' WHERE name = 'plan'""")
     gang = _gang(fabric, 2)
     for _ in range(2):
         run_plan(fabric.db, fabric.settings)
     assert fabric.state(gang) == JobState.PENDING
-    fabric.sql("""UPDATE task_run SET detail = detail || '{"took_s": 0}' WHERE name = 'plan'""")
+    fabric.sql("""UPDATE task_run SET detail = detail || '{"load_s": 0, "plan_s": 0, "took_s": 60}'""")
     run_plan(fabric.db, fabric.settings)
     assert fabric.state(gang) == JobState.STARTING
+
+
+@pytest.mark.parametrize("worked_s", [0.0, 1.0, 60.0])
+def test_what_a_slow_cycle_reserves_outlasts_its_rest(fabric: Fabric, worked_s: float) -> None:
+    # A reservation is renewed when half of its time is over.
+    rest_s = worked_s / PART_OF_TIME
+    assert lasts_s(fabric.settings, worked_s) / 2 > rest_s + APPLY_S
 
 
 def test_few_heads_of_each_key_are_read_whatever_the_backlog(fabric: Fabric) -> None:

@@ -78,7 +78,7 @@ class TestPlans:
 
     def test_are_made_again_after_a_slow_one_though_the_task_looks_in_often(self, fabric: Fabric) -> None:
         run_plan(fabric.db, fabric.settings)
-        fabric.sql("""UPDATE task_run SET detail = detail || '{"took_s": 0.1}' WHERE name = 'plan'""")
+        fabric.sql("""UPDATE task_run SET detail = detail || '{"plan_s": 0.1}' WHERE name = 'plan'""")
         gang_node(fabric, "a")
         job_id = fabric.submit_one(members=2)
 
