@@ -18,8 +18,8 @@ costs a look at every node.
 class Crowd:
     """The jobs that have a reservation in this plan.
 
-    A plain job no larger than any other that waits needs none: the end of one like it makes room, and claims go in
-    order. Larger ones would see that room taken piece by piece. At most half of all reservations are for plain jobs,
+    A plain job no larger than any other that waits or runs needs none: the end of one like it makes room, and claims go
+    in order. Larger ones would see that room taken piece by piece. At most half of all reservations are for plain jobs,
     one a key, so that gangs, which have no other way to start, always find a place.
     """
 
@@ -30,7 +30,10 @@ class Crowd:
         self._most_preemptors = max(LEAST_PREEMPTORS, min(MOST_PREEMPTORS, looks))
         self._keys: set[int] = set()
         plain = {job.key_id: job for job in snapshot.waiting if job.members == 1}.values()
-        self._least = [_least(job.shape for job in plain if job.priority_class >= cls) for cls in range(3)]
+        known = {(job.priority_class, _amounts(job.shape)) for job in plain}
+        # What runs came at once and may come again: its room would be gone before anybody saw it wait.
+        known.update((run.priority_class, _amounts(run.shape)) for run in snapshot.running if run.leader is None)
+        self._least = [_least(amounts for of, amounts in known if of >= cls) for cls in range(3)]
 
     def has_place(self) -> bool:
         """Whether one more job may have a reservation."""
@@ -59,17 +62,14 @@ class Crowd:
             self._keys.add(job.key_id)
 
     def _must_gather(self, job: Waiting) -> bool:
-        least, shape = self._least[job.priority_class], job.shape
-        return shape.gpus > least.gpus or shape.cpus_milli > least.cpus_milli or shape.memory_bytes > least.memory_bytes
+        pairs = zip(_amounts(job.shape), self._least[job.priority_class], strict=True)
+        return any(mine > least for mine, least in pairs)
 
 
-def _least(shapes: Iterable[Resources]) -> Resources:
+def _amounts(shape: Resources) -> tuple[int, int, int]:
+    return shape.gpus, shape.cpus_milli, shape.memory_bytes
+
+
+def _least(known: Iterable[tuple[int, int, int]]) -> tuple[int, ...]:
     """The least of each amount that any of these asks for."""
-    known = list(shapes)
-    if not known:
-        return Resources(0, 0)
-    return Resources(
-        min(shape.cpus_milli for shape in known),
-        min(shape.memory_bytes for shape in known),
-        min(shape.gpus for shape in known),
-    )
+    return tuple(min(column) for column in zip(*known, strict=True)) or (0, 0, 0)

@@ -52,10 +52,20 @@ class _Base:
 def evict(job: Waiting, ask: Ask, hosts: Hosts, victims: Victims, now: float) -> Eviction | None:
     """The victims that lose the least work among all sets that make room for every member; None if none does.
 
+    On hosts that the job is to avoid only if no set on the others makes the room.
+
     Exact for one member. For gangs exact too as long as no victim is a gang that spans several of the hosts: such a one
     is counted on each of them, and those of the set that are not needed after all are let go again.
     """
-    bases = list(_bases(job, ask, hosts, victims))
+    return _evict(job, ask, hosts, victims, now, job.avoid) or (
+        _evict(job, ask, hosts, victims, now, frozenset()) if job.avoid else None
+    )
+
+
+def _evict(
+    job: Waiting, ask: Ask, hosts: Hosts, victims: Victims, now: float, avoid: frozenset[str]
+) -> Eviction | None:
+    bases = list(_bases(job, ask, hosts, victims, avoid))
     if job.members == 1:
         chosen = _cheapest(bases, ask)
     else:
@@ -69,10 +79,10 @@ def evict(job: Waiting, ask: Ask, hosts: Hosts, victims: Victims, now: float) ->
     return Eviction(tuple(gone.values()), seats, now + max(ends, default=0.0))
 
 
-def _bases(job: Waiting, ask: Ask, hosts: Hosts, victims: Victims) -> Iterator[_Base]:
+def _bases(job: Waiting, ask: Ask, hosts: Hosts, victims: Victims, avoid: frozenset[str]) -> Iterator[_Base]:
     by_node = victims.of(job)
     for host in hosts.all:
-        if job.runner not in host.view.runners or host.view.id in job.avoid:
+        if job.runner not in host.view.runners or host.view.id in avoid:
             continue
         gpus = ask.suiting(host.spare_gpus, host.uniform)
         amounts = host.spare_slots, host.spare_cpus, host.spare_memory, gpus

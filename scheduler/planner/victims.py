@@ -98,5 +98,8 @@ def lost_gpu_s(run: Running, now: float) -> float:
 
 
 def _ripe(run: Running, now: float, rules: Rules) -> bool:
+    # What came to its turn by its age would wait as long again, and again: it counted as foreground, and still does.
+    if rules.starvation_s and run.waited_s >= rules.starvation_s:
+        return False
     ran = run.started_at is not None and now - run.started_at >= rules.min_runtime_s
     return run.preemptible and not run.stopping and ran

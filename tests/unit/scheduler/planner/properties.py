@@ -123,7 +123,7 @@ def never_half_a_gang(planner: Planner, snapshot: Snapshot) -> None:
 
 
 def never_a_victim_outside_policy(planner: Planner, snapshot: Snapshot) -> None:
-    """Victims allow it, ran long enough, stand below the job in tier, class or priority, and go whole, once."""
+    """Victims allow it, ran long enough, never starved, stand below in tier, class or priority, and go whole, once."""
     made = planner(snapshot, NOW, RULES)
     jobs = {job.job_id: job for job in snapshot.waiting}
     tiers = ["low", "medium", "high", "critical"]
@@ -136,13 +136,17 @@ def never_a_victim_outside_policy(planner: Planner, snapshot: Snapshot) -> None:
         for run in members:
             assert run.preemptible and not run.stopping and run.started_at is not None
             assert NOW - run.started_at >= RULES.min_runtime_s, "preempted too young"
+            assert run.waited_s < RULES.starvation_s, "preempted after it starved"
             theirs = (tiers.index(run.tier), -run.priority_class, run.priority)
             ours = (tiers.index(job.tier), -job.priority_class, job.priority)
             assert theirs < ours and run.priority_class >= job.priority_class, "not below"
 
 
 def preempts_the_least(planner: Planner, snapshot: Snapshot) -> None:
-    """For one job that preempts: no set of allowed victims that makes room loses less. Tries every set."""
+    """For one job that preempts: no set of allowed victims that makes room loses less. Tries every set.
+
+    Those on nodes that the job is to avoid count only where no set on others makes the room.
+    """
     job = snapshot.waiting[0]
     made = planner(snapshot, NOW, RULES)
     if not made.preemptions:
@@ -155,6 +159,7 @@ def preempts_the_least(planner: Planner, snapshot: Snapshot) -> None:
         members for members in groups.values()
         if all(
             run.preemptible and not run.stopping and run.started_at is not None and NOW - run.started_at >= 60
+            and run.waited_s < RULES.starvation_s
             and run.priority_class >= job.priority_class
             and (tiers.index(run.tier), -run.priority_class, run.priority)
             < (tiers.index(job.tier), -job.priority_class, job.priority)
@@ -162,26 +167,29 @@ def preempts_the_least(planner: Planner, snapshot: Snapshot) -> None:
         )
     ]  # fmt: skip
     stay = [run for run in snapshot.running if not run.stopping]
-    sets = chain.from_iterable(combinations(allowed, size) for size in range(len(allowed) + 1))
-    costs = [
-        sum(lost_gpu_s(run, NOW) for members in some for run in members)
-        for some in sets
-        if _holds(snapshot, [run for run in stay if not any(run in members for members in some)], job)
-    ]
+    sets = list(chain.from_iterable(combinations(allowed, size) for size in range(len(allowed) + 1)))
+    for avoid in (job.avoid, frozenset()):
+        costs = [
+            sum(lost_gpu_s(run, NOW) for members in some for run in members)
+            for some in sets
+            if _holds(snapshot, [run for run in stay if not any(run in members for members in some)], job, avoid)
+        ]
+        if costs:
+            break
     ids = {victim.victim_attempt for victim in made.preemptions}
     told = sum(lost_gpu_s(run, NOW) for run in snapshot.running if (run.leader or run.attempt_id) in ids)
     assert costs and told <= min(costs) + 1e-6, f"lost {told}, could lose {min(costs, default=None)}"
     # And nobody of them could have stayed.
     for spared in ids:
         left = [run for run in stay if (run.leader or run.attempt_id) not in ids - {spared}]
-        assert not _holds(snapshot, left, job), "a victim that was not needed"
+        assert not _holds(snapshot, left, job, avoid), "a victim that was not needed"
 
 
-def _holds(snapshot: Snapshot, live: list[Running], job: Waiting) -> bool:
+def _holds(snapshot: Snapshot, live: list[Running], job: Waiting, avoid: frozenset[str]) -> bool:
     found = 0
     for at in snapshot.nodes:
         free, here = free_of(at, live), 0
-        while at.id not in job.avoid and here < (job.max_per_node or job.members) and free.fits(job.shape):
+        while at.id not in avoid and here < (job.max_per_node or job.members) and free.fits(job.shape):
             free, here = free.take(job.shape)[0], here + 1
         found += here
     return found >= job.members

@@ -264,3 +264,35 @@ def test_the_planner_imports_the_standard_library_and_the_domain_only() -> None:
             for name in names:
                 known = name.split(".")[0] in sys.stdlib_module_names
                 assert known or name.startswith(("app.domain", "scheduler.planner")), f"{path.name} imports {name}"
+
+
+def test_a_job_preempts_on_a_node_where_it_failed_if_no_other_has_the_room() -> None:
+    failed, other = (
+        running(n, f"n{n}", all_of(f"n{n}", 2), started_at=NOW - 100 * n, preemptible=True, limit_s=None)
+        for n in (1, 2)
+    )
+    urgent = waiting(1, gpus=2, cls=FOREGROUND, tier=Tier.HIGH, can_preempt=True, avoid=frozenset({"n1"}))
+    two = planned(fabric(node("n1", 2), node("n2", 2), failed, other, urgent))
+    assert [one.victim_job for one in two.preemptions] == [other.job_id]
+    one = planned(fabric(node("n1", 2), failed, urgent))
+    assert [one.victim_job for one in one.preemptions] == [failed.job_id]
+
+
+def test_what_came_to_its_turn_by_its_age_is_no_victim() -> None:
+    starved = running(1, "n1", all_of("n1"), preemptible=True, limit_s=None, waited_s=RULES.starvation_s)
+    urgent = waiting(1, gpus=4, cls=FOREGROUND, tier=Tier.HIGH, can_preempt=True)
+    assert planned(fabric(node("n1"), starved, urgent)).preemptions == ()
+    usual = replace(starved, waited_s=RULES.starvation_s - 1)
+    assert [one.victim_job for one in planned(fabric(node("n1"), usual, urgent)).preemptions] == [usual.job_id]
+    assert planned(fabric(node("n1"), starved, urgent), rules=replace(RULES, starvation_s=0)).preemptions
+
+
+def test_a_large_job_gathers_room_from_small_ones_that_never_wait() -> None:
+    busy = [running(n, "n1", (f"n1-{n}",)) for n in range(2)]
+    made = planned(fabric(node("n1"), *busy, waiting(1, gpus=4, waiting_since=NOW - 31, cls=BEST_EFFORT)))
+    assert nodes_of(made, 1) == ["n1"]
+    alike = running(3, "n1", all_of("n1"))
+    assert (
+        planned(fabric(node("n1"), alike, waiting(1, gpus=4, waiting_since=NOW - 31, cls=BEST_EFFORT))).reservations
+        == ()
+    )

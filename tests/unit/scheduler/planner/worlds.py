@@ -113,13 +113,13 @@ def _draw_running(draw: st.DrawFn, nodes: tuple[NodeView, ...]) -> list[Running]
                 tenant_id=draw(st.sampled_from(TENANTS)), priority_class=cls, priority=cls.default_priority,
                 tier=draw(st.sampled_from(Tier)), limit_s=draw(st.sampled_from([None, 200.0, 2000.0])),
                 checkpoint_at=draw(st.sampled_from([None, NOW - 50])), preemptible=draw(st.booleans()),
-                stopping=draw(st.integers(0, 5)) == 0,
+                stopping=draw(st.integers(0, 5)) == 0, waited_s=draw(st.sampled_from([10.0, 10.0, 10.0, 5000.0])),
             )  # fmt: skip
             if leader is not None:
                 run = replace(
                     run, job_id=leader.job_id, leader=leader.leader, tenant_id=leader.tenant_id, tier=leader.tier,
                     priority_class=leader.priority_class, priority=leader.priority, preemptible=leader.preemptible,
-                    stopping=leader.stopping, started_at=leader.started_at,
+                    stopping=leader.stopping, started_at=leader.started_at, waited_s=leader.waited_s,
                 )  # fmt: skip
             live.append(run)
     return live
