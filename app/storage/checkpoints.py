@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from uuid import UUID
 
+from app.storage import gangs
 from app.storage.database import Tx
 
 
 def note(tx: Tx, ages_s: Mapping[UUID, float]) -> int:
-    """Notes how many seconds ago live attempts saved, never before they started; how many rows that changed."""
+    """Notes how many seconds ago live attempts saved, never before they started; how many rows that changed.
+
+    Their jobs are locked till the end of the transaction.
+    """
+    # Who starts or ends attempts has locked their jobs first: without that, each could wait for what the other wrote.
+    gangs.lock_jobs(tx, list(ages_s))
     return tx.run(
         """WITH told AS MATERIALIZED (
             SELECT a.id, a.leader_id, c.age_s FROM unnest(%(ids)s::uuid[], %(ages)s::float8[]) AS c (id, age_s)
