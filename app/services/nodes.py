@@ -169,7 +169,7 @@ def renew(
     mine = {h.attempt_id for h in held}
     strange = [row for row in rows if row.attempt_id not in mine]
     # What is to be stopped before its node was told of it needs no start to be ended.
-    undelivered = {r.attempt_id for r in strange if not (r.delivered or r.stop_cause or r.broken)}
+    undelivered = {r.attempt_id for r in strange if not r.delivered and r.stop_cause is None and r.broken is None}
     return Renewal(
         renewed=frozenset(renewed),
         lost=frozenset(mine - renewed),

@@ -153,16 +153,27 @@ def test_no_more_is_fetched_than_the_node_has_slots_for(fabric: Fabric, node: No
     assert len(fabric.claim(node, 2)) == 1
 
 
-def test_what_is_cancelled_before_it_was_fetched_is_handed_back(fabric: Fabric, node: Node) -> None:
+@pytest.mark.parametrize("cause", StopCause, ids=lambda cause: cause.word)
+def test_what_is_stopped_before_it_was_fetched_is_handed_back(fabric: Fabric, node: Node, cause: StopCause) -> None:
     one = fabric.submit_one()
     _place(fabric, one, Spot(node.id))
-    request_stop(fabric.db, DEFAULT_TENANT, one, "user")
+    request_stop(fabric.db, DEFAULT_TENANT, one, "user", cause=cause)
     assert fabric.claim(node) == []
     answer = fabric.renew(node)
     assert not answer.placed and len(answer.orphans) == 1
     hand_back(fabric.db, answer.orphans, "it was never started")
-    assert fabric.state(one) == JobState.CANCELLED
+    assert fabric.state(one) == (JobState.CANCELLED if cause == StopCause.CANCEL else JobState.PENDING)
     fabric.assert_in_order()
+
+
+def test_a_member_whose_gang_is_requeued_before_it_was_fetched_is_handed_back(fabric: Fabric) -> None:
+    first, second = _nodes(fabric, 2)
+    gang = _gang(fabric, 2)
+    _place(fabric, gang, Spot("n0"), Spot("n1"))
+    fetched = fabric.claim(first)
+    request_stop(fabric.db, DEFAULT_TENANT, gang, "user", cause=StopCause.REQUEUE)
+    assert set(fabric.renew(first, *fetched).stops) == {one.attempt_id for one in fetched}
+    assert not (answer := fabric.renew(second)).placed and len(answer.orphans) == 1
 
 
 def test_a_newer_agent_of_the_node_fetches_it(fabric: Fabric, node: Node) -> None:
@@ -331,9 +342,7 @@ def _waiting(fabric: Fabric) -> int:
     return int(fabric.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
 
 
-def test_a_placement_waits_for_a_claim_that_decides_its_tenants_quota(
-    fabric: Fabric, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_placement_waits_for_its_tenants_quota(fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.services.place.WAIT_FOR_TENANT_S", 14.0)
     tenant = fabric.add_tenant(quota_jobs=3, tier="critical")
     _nodes(fabric, 2)
@@ -350,9 +359,7 @@ def test_a_placement_waits_for_a_claim_that_decides_its_tenants_quota(
     fabric.assert_in_order()
 
 
-def test_a_placement_does_not_wait_for_ever_for_its_tenants_quota(
-    fabric: Fabric, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_placement_does_not_wait_for_long(fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.services.place.WAIT_FOR_TENANT_S", 0.05)
     tenant = fabric.add_tenant(quota_jobs=3, tier="critical")
     _nodes(fabric, 1)
