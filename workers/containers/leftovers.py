@@ -8,8 +8,9 @@ import shutil
 from typing import Any
 
 from workers.containers.attempt import ENDED, PREPARING, RECORD, STATE, Attempt, read_noted
+from workers.containers.book import complain
 from workers.containers.engine import Engine, EngineError
-from workers.containers.jobs import Jobs, complain
+from workers.containers.jobs import Jobs
 from workers.containers.recipe import LABEL_ATTEMPT, LABEL_NODE
 from workers.keeper.spec import Spec
 
@@ -31,7 +32,7 @@ def recover(jobs: Jobs, engine: Engine) -> None:
         attempt.container = containers.get(name, "")
         if attempt.container and attempt.state != PREPARING:
             del containers[name]
-            jobs.lead(attempt, lambda one: _resume(jobs, engine, one))
+            jobs.course.lead(attempt, lambda one: _resume(jobs, engine, one))
         else:
             _lose(jobs, attempt)
     for name, container in containers.items():
@@ -67,7 +68,7 @@ def _of_record(noted: dict[str, Any], blank: dict[str, Any]) -> dict[str, Any]:
 
 def _resume(jobs: Jobs, engine: Engine, attempt: Attempt) -> None:
     output = engine.logs(attempt.container)
-    jobs.follow(attempt, jobs.read(attempt, output), output)
+    jobs.course.follow(attempt, jobs.course.read(attempt, output), output)
 
 
 def _lose(jobs: Jobs, attempt: Attempt) -> None:

@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from workers.containers.book import complain
 from workers.containers.engine import Engine, EngineError
-from workers.containers.jobs import CLOCK_S, Jobs, complain
+from workers.containers.jobs import CLOCK_S, Jobs
 from workers.containers.leftovers import recover
 from workers.containers.recipe import parse_wanted
 from workers.keeper import wire
