@@ -245,11 +245,17 @@ def list_jobs(tx: Tx, array_id: UUID, states: Sequence[int] | None, limit: int, 
 
 
 def forget(tx: Tx, retain_days: int, limit: int) -> int:
-    """Drops arrays that ended more than `retain_days` ago and have no job any more; how many."""
-    return tx.run(
-        """DELETE FROM job_array WHERE id = ANY(ARRAY(
-            SELECT id FROM job_array a WHERE finished_at < now() - make_interval(days => %(days)s)
-                AND NOT EXISTS (SELECT 1 FROM job WHERE array_id = a.id AND replaced_by IS NULL)
-            ORDER BY finished_at LIMIT %(limit)s))""",
-        {"days": retain_days, "limit": limit},
+    """Drops arrays that ended more than `retain_days` ago and have no job any more, with what they depended on; how
+    many."""
+    return int(
+        tx.value(
+            """WITH gone AS (
+                DELETE FROM job_array WHERE id = ANY(ARRAY(
+                    SELECT id FROM job_array a WHERE finished_at < now() - make_interval(days => %(days)s)
+                        AND NOT EXISTS (SELECT 1 FROM job WHERE array_id = a.id AND replaced_by IS NULL)
+                    ORDER BY finished_at LIMIT %(limit)s)) RETURNING id
+            ), edges AS (DELETE FROM job_dependency d USING gone WHERE d.child_id = gone.id)
+            SELECT count(*) FROM gone""",
+            {"days": retain_days, "limit": limit},
+        )
     )

@@ -410,6 +410,14 @@ def test_dependencies_are_forgotten_with_their_job(fabric: Fabric, node: Node) -
     assert fabric.all("SELECT 1 FROM job_dependency") == []
 
 
+def test_dependencies_are_forgotten_with_their_array(fabric: Fabric, node: Node) -> None:
+    parent = begun(fabric, node)
+    kept, old = [submit_an_array(fabric, 1, after=after(parent.job_id)) for _ in range(2)]
+    fabric.sql("UPDATE job_array SET finished_at = now() - interval '100 days', unmade = 0 WHERE id = %s", old)
+    assert arrays.forget(fabric.db, fabric.settings).detail == {"forgotten": 1}
+    assert fabric.all("SELECT child_id FROM job_dependency") == [(kept,)]
+
+
 def test_plain_jobs_leave_no_trace(fabric: Fabric, node: Node) -> None:
     fabric.submit_one()
     fabric.finish(fabric.run(node))
