@@ -293,6 +293,7 @@ class Settings:
     retain_days: int = _setting(14, _positive_int, "Days that logs, samples and events are kept.")
     retain_keys_hours: int = _setting(72, _positive_int, "Hours that an idempotency key gives its first answer.")
     retain_jobs_days: int = _setting(90, _positive_int, "Days that finished jobs are kept.")
+    retain_nodes_days: int = _setting(30, _positive_int, "Days that a node is kept of which nothing is heard.")
 
     # Worker.
     node_name: str = _setting("", str, "Name of this node; empty: the host's name.")

@@ -45,6 +45,7 @@ def make_tasks(db: Database, settings: Settings) -> dict[str, Task]:
             Task("jobs", 5.0, lambda: recover.forget_jobs(db, settings)),
             Task("forget_arrays", 60.0, lambda: arrays.forget(db, settings)),
             Task("keys", 60.0, lambda: recover.forget_keys(db, settings)),
+            Task("nodes", 600.0, lambda: recover.forget_nodes(db, settings)),
             Task("retain", 3600.0, lambda: recover.retain(db, settings)),
         )
     }

@@ -125,6 +125,11 @@ class Client(ArrayCalls, PlanCalls):
         changed: dict[str, Any] = self.json(method, _node_path(name) + below, json=body)
         return changed
 
+    def forget_node(self, name: str) -> None:
+        """Remove a node that is gone."""
+        with self.open("DELETE", _node_path(name)):
+            pass
+
     def log_lines(self, job_id: str, **options: str | None) -> dict[str, Any]:
         """The log so far as `{"lines": […]}`; options: tail, stream, attempt, timestamps."""
         lines: dict[str, Any] = self.json(

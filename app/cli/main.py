@@ -32,7 +32,7 @@ _USE: Mapping[str, tuple[str, str]] = {
     "checkpoint": ("app.cli.control:checkpoint", "Say that a running job has saved its work."),
     "cancel": ("app.cli.cancel:command", "Cancel a job that has not started."),
     "array": ("app.cli.array:command", "List and show arrays, cancel them, run failed indices again."),
-    "nodes": ("app.cli.nodes:command", "List, show, drain, resume and label nodes; take GPUs out and in."),
+    "nodes": ("app.cli.nodes:command", "List, show, drain, resume, label and forget nodes; take GPUs out and in."),
     "plan": ("app.cli.plan:command", "Show what the planner reserves, for whom, and who makes room."),
     "tenant": ("app.cli.tenant:command", "Make, list, show and change tenants and their quotas."),
 }

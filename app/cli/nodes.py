@@ -54,7 +54,7 @@ class Wait(Duration):
 
 @click.group("nodes")
 def command() -> None:
-    """List, show, drain, resume and label nodes; take GPUs out and in (needs the role operator)."""
+    """List, show, drain, resume, label and forget nodes; take GPUs out and in (needs the role operator)."""
 
 
 @command.command("ls")
@@ -98,6 +98,19 @@ def drain(*, client: Client, as_json: bool, name: str, reason: str, deadline: fl
 def resume(*, client: Client, as_json: bool, name: str) -> ExitCode:
     """End a drain: the node takes jobs again."""
     return _print(client.change_node("POST", name, "/resume"), as_json)
+
+
+@command.command("forget")
+@click.argument("name")
+@fabric_command
+def forget(*, client: Client, as_json: bool, name: str) -> ExitCode:
+    """Remove a node that is gone for good; one that comes back registers as a new one."""
+    client.forget_node(name)
+    if as_json:
+        print_json({"name": name, "forgotten": True})
+    else:
+        print(f"{plain(name)} is forgotten.")
+    return ExitCode.OK
 
 
 @command.command("label")

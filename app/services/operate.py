@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from app.domain.errors import Invalid, NotFound
+from app.domain.errors import Invalid, NotFound, StateConflict
 from app.domain.states import JobState, StopCause
 from app.storage import nodes as stored
 from app.storage.database import Database, Row, Tx
@@ -159,6 +159,25 @@ def stop_overdue(db: Database, name: str) -> bool:
     """Stops what runs on the node past the deadline of its drain; whether there was anything."""
     with db.transaction("stop") as tx:
         return bool(stored.stop_overdue(tx, name, int(StopCause.DRAIN), STOPPED_AT_A_TIME))
+
+
+def forget(db: Database, name: str, lease_s: float) -> None:
+    """Removes a node that is gone, with all that operators said of it; one that comes back registers as a new one.
+
+    Raises NotFound, and StateConflict while it holds jobs or was heard within a lease.
+    """
+    with db.transaction("drain") as tx:
+        row = stored.lock_host(tx, name)
+        if row is None:
+            raise _unknown(name)
+        if row.silent_s < lease_s:
+            raise StateConflict(
+                f"Node {name!r} was heard {row.silent_s:.0f} s ago. Stop its worker first, and wait until it has been "
+                f"silent for {lease_s:.0f} s.",
+                node=name,
+            )
+        if not stored.forget(tx, [name]):
+            raise StateConflict(f"Node {name!r} still holds jobs; they are handed on when their leases end.", node=name)
 
 
 def label(db: Database, name: str, changes: Mapping[str, str | None]) -> NodeDetail:

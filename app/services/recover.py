@@ -264,3 +264,13 @@ def task_ages(db: Database) -> dict[str, float]:
     """For each task that ever ran: how many seconds ago."""
     with db.transaction("read") as tx:
         return {run.name: run.age_s for run in upkeep.task_runs(tx)}
+
+
+def forget_nodes(db: Database, settings: Settings, limit: int = 1000) -> Pass:
+    """Drops nodes of which nothing was heard for their retention and that hold nothing."""
+
+    def work(tx: Tx, done: Pass) -> None:
+        silent_s = settings.retain_nodes_days * 86_400.0
+        done.detail["forgotten"] = nodes.forget(tx, nodes.lock_gone(tx, silent_s, limit))
+
+    return run_task(db, "nodes", work)

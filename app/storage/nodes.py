@@ -162,6 +162,31 @@ def lock_node(tx: Tx, node_id: str) -> Row | None:
     return tx.row("SELECT * FROM node WHERE id = %(id)s FOR NO KEY UPDATE", {"id": node_id})
 
 
+def lock_gone(tx: Tx, silent_s: float, limit: int) -> list[str]:
+    """Nodes silent for so long whose rows nobody else uses at the moment, locked; at most `limit` names."""
+    rows = tx.rows(
+        """SELECT id FROM node WHERE last_seen_at < now() - make_interval(secs => %(silent)s)
+        ORDER BY id LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED""",
+        {"silent": silent_s, "limit": limit},
+    )
+    return [row.id for row in rows]
+
+
+def forget(tx: Tx, names: Sequence[str]) -> list[str]:
+    """Removes those of these nodes, whose rows the caller has locked, that hold nothing; their names."""
+    gone = [
+        row.id
+        for row in tx.rows(
+            """DELETE FROM node n WHERE n.id = ANY(%(names)s)
+                AND NOT EXISTS (SELECT 1 FROM allocation a WHERE a.node_id = n.id) RETURNING n.id""",
+            {"names": list(names)},
+        )
+    ]
+    for table in ("usage", "reservation", "retry_elsewhere"):
+        tx.run(f"DELETE FROM {table} WHERE node_id = ANY(%(gone)s)", {"gone": gone})
+    return gone
+
+
 def mark_offline(tx: Tx, silent_s: float) -> list[str]:
     """Ready nodes silent for so long become offline; their names. One that drains stays so till somebody ends it."""
     rows = tx.rows(

@@ -155,3 +155,11 @@ def test_a_refusal_says_what_was_wrong(
     answer = api(method, path, **({} if body is None else {"json": body}))
     is_error(answer, status)
     assert words in answer.text
+
+
+def test_a_node_that_is_gone_is_forgotten(api: Caller, fabric: Fabric, node: Node) -> None:
+    is_error(api.delete("/nodes/host"), 400)
+    fabric.sql("UPDATE node SET last_seen_at = now() - interval '1 hour'")
+    assert api.delete("/nodes/host").status_code == 204
+    assert api.get("/nodes").json == []
+    is_error(api.delete("/nodes/host"), 404)

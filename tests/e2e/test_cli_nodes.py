@@ -35,3 +35,11 @@ def test_labels_and_what_does_not_exist(cfab: Shell) -> None:
     assert cfab("nodes", "gpu", node["name"], "77", "--out", "x").returncode == ExitCode.NOT_FOUND
     assert cfab("nodes", "gpu", node["name"], "0").returncode == ExitCode.USAGE
     assert cfab("nodes", "label", node["name"], "rack").returncode == ExitCode.USAGE
+
+
+def test_a_node_that_lives_is_not_forgotten(cfab: Shell) -> None:
+    (node,) = json.loads(cfab("nodes", "ls", "--json").stdout)
+    refused = cfab("nodes", "forget", node["name"])
+    assert refused.returncode == ExitCode.REFUSED
+    assert "Stop its worker first" in refused.stderr
+    assert cfab("nodes", "forget", "nobody").returncode == ExitCode.NOT_FOUND

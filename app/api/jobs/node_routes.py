@@ -64,6 +64,19 @@ def label_node(asked: Mapping[str, Any], node: str) -> Response:
     return json_answer(node_detailed(operate.label(hub().db, _name(node), asked["labels"])))
 
 
+@blueprint.route("/nodes/<node>", methods=["DELETE"], tags=TAGS)
+@limited("admin")
+@needs(OPERATOR)
+@blueprint.response(204)
+@blueprint.alt_response(400, schema=schemas.ErrorShown, description="It lives, or still holds jobs")
+@blueprint.alt_response(404, schema=schemas.ErrorShown)
+@blueprint.doc(summary="Forget a node that is gone")
+def forget_node(node: str) -> Response:
+    """Its labels, drain and GPUs taken out go with it. One that comes back registers as a new node."""
+    operate.forget(hub().db, _name(node), hub().settings.lease_s)
+    return Response(status=204)
+
+
 @blueprint.route("/nodes/<node>/drain", methods=["POST"], tags=TAGS)
 @limited("admin")
 @needs(OPERATOR)

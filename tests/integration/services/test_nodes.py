@@ -7,10 +7,10 @@ from uuid import uuid4
 
 import pytest
 
-from app.domain.errors import NotFound, Refused, StaleIncarnation
+from app.domain.errors import NotFound, Refused, StaleIncarnation, StateConflict
 from app.domain.job import DEFAULT_TENANT
 from app.domain.states import JobState, StopCause
-from app.services import nodes, recover
+from app.services import nodes, operate, recover
 from app.services.nodes import NodeOffer, Orphan, register
 from app.services.stop import request_stop
 from tests.factories import Fabric, Node, gpu, job, raw
@@ -179,3 +179,30 @@ def test_a_gpu_belongs_to_one_live_node_only(fabric: Fabric) -> None:
     fabric.add_node("first", gpus=[gpu(1), gpu(2)])
     fabric.sql("UPDATE node SET last_seen_at = now() - interval '1 hour' WHERE id = 'first'")
     fabric.add_node("third", gpus=[gpu(2)])
+
+
+class TestForgetting:
+    def test_a_node_that_lives_or_holds_jobs_stays(self, fabric: Fabric, node: Node) -> None:
+        with pytest.raises(StateConflict, match="was heard"):
+            operate.forget(fabric.db, node.id, 60.0)
+        fabric.submit_one()
+        taken = fabric.run(node)
+        fabric.sql("UPDATE node SET last_seen_at = now() - interval '31 days'")
+        with pytest.raises(StateConflict, match="still holds"):
+            operate.forget(fabric.db, node.id, 60.0)
+        assert recover.forget_nodes(fabric.db, fabric.settings).detail["forgotten"] == []
+        fabric.finish(taken)
+        operate.forget(fabric.db, node.id, 60.0)
+        with pytest.raises(NotFound):
+            operate.forget(fabric.db, node.id, 60.0)
+        assert fabric.value("SELECT count(*) FROM usage") == 0
+        fabric.assert_in_order()
+
+    def test_those_that_were_silent_for_long_go_by_themselves(self, fabric: Fabric, node: Node) -> None:
+        old = fabric.add_node("old")
+        fabric.sql("UPDATE node SET last_seen_at = now() - interval '31 days', state = 'offline' WHERE id = 'old'")
+        assert recover.forget_nodes(fabric.db, fabric.settings).detail["forgotten"] == ["old"]
+        assert [one.name for one in operate.list_nodes(fabric.db)] == [node.id]
+        with pytest.raises(StaleIncarnation):
+            fabric.renew(old)
+        assert fabric.add_node("old").id == "old"
