@@ -158,9 +158,10 @@ class Agent:
         else:
             return
         self._reporter.start()
+        # Before the renewer, which tells what it says.
+        self._gpus.start()
         self._renewer.start()
         self._sampler.start()
-        self._gpus.start()
         self._claims.ring()
         self._claims.start()
         log.info(

@@ -71,6 +71,8 @@ class GpuWatch:
 
     def start(self) -> None:
         """Begins to watch, where there is anything to watch."""
+        # Registering may have waited for the database for any time, in which nobody looked.
+        self._read_at = time.monotonic()
         if self._source is not None:
             self._thread.start()
 

@@ -125,6 +125,17 @@ def test_a_driver_that_hangs_takes_its_gpus_out(monkeypatch: pytest.MonkeyPatch)
     assert scene.watch.news() is None
 
 
+def test_a_long_wait_before_the_watch_begins_is_no_driver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene()
+    later = time.monotonic() + 61
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    scene.watch.start()
+    try:
+        assert all(one["reason"] == "" for one in scene.watch.news() or ())
+    finally:
+        scene.watch.stop()
+
+
 def test_the_first_readings_are_told_even_of_gpus_that_stay_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene()
     assert scene.watch.news() is None, "it is too soon"
