@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
-VERSION = "v1.41"
-"""The oldest version of the API with everything that is used: Docker 20.10."""
+OLDEST = (1, 41)
+"""The oldest version of the API with all that is used, that of Docker 20.10: spoken wherever it is still taken."""
 TIMEOUT_S = 60.0
 HEADER_BYTES = 8
 MAX_FRAME_BYTES = 1 << 20
@@ -106,6 +106,7 @@ class Engine:
         """Serve the socket at `path`; nothing is sent yet."""
         self.path = path
         self._timeout_s = timeout_s
+        self._version = ""
 
     def call(
         self,
@@ -205,7 +206,41 @@ class Engine:
         headers: Mapping[str, str] | None,
         timeout_s: float | None,
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        url = f"/{VERSION}{quote(path, safe='/:@')}" + (f"?{urlencode(query)}" if query else "")
+        query_text = f"?{urlencode(query)}" if query else ""
+        url = quote(path, safe="/:@") + query_text
+        try:
+            return self._send(method, f"/v{self._version or self._agree()}{url}", body, headers, timeout_s)
+        except EngineAway:
+            # Whoever answers next may be another engine.
+            self._version = ""
+            raise
+        except EngineError as exc:
+            if exc.status != 400 or not str(exc).startswith("client version "):
+                raise
+            # The engine was replaced while nobody asked it anything.
+            return self._send(method, f"/v{self._agree()}{url}", body, headers, timeout_s)
+
+    def _agree(self) -> str:
+        """Ask which versions of the API the engine speaks, and settle for the oldest that serves both."""
+        connection, response = self._send("GET", "/version", None, None, self._timeout_s)
+        try:
+            told = json.loads(response.read())
+            newest, least = (_numbers(told.get(name)) for name in ("ApiVersion", "MinAPIVersion"))
+        except (OSError, http.client.HTTPException, ValueError, AttributeError) as exc:
+            raise EngineAway(f"what answers at {self.path} is no Docker Engine: {exc}") from exc
+        finally:
+            connection.close()
+        if newest is not None and newest < OLDEST:
+            speaks = f"speaks version {told['ApiVersion']} of its API at most"
+            raise EngineError(
+                0, f"the Docker Engine {told.get('Version')} at {self.path} {speaks}: {_text(OLDEST)} is needed"
+            )
+        self._version = _text(max(OLDEST, least or OLDEST))
+        return self._version
+
+    def _send(
+        self, method: str, url: str, body: Any, headers: Mapping[str, str] | None, timeout_s: float | None
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         sent = dict(headers or {})
         data = None
         if body is not None:
@@ -233,6 +268,15 @@ def registry_header(credentials: Mapping[str, str] | None) -> dict[str, str]:
     if credentials is None:
         return {}
     return {"X-Registry-Auth": base64.urlsafe_b64encode(json.dumps(dict(credentials)).encode()).decode()}
+
+
+def _numbers(version: Any) -> tuple[int, ...] | None:
+    """A version of the API as numbers, which compare; None where it is not told. Raises ValueError."""
+    return tuple(int(part) for part in str(version).split(".")) if version else None
+
+
+def _text(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
 
 
 def _message(body: bytes) -> str:
