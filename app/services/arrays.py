@@ -27,7 +27,7 @@ from app.services.parents import parents_in
 from app.services.passes import Pass, run_task
 from app.services.views import JobView, ParentView, view_of
 from app.storage import arrays as stored
-from app.storage import jobs
+from app.storage import gangs, jobs
 from app.storage.database import Database, Row, Tx
 from app.storage.keys import revive_keys
 from config.settings import Settings
@@ -181,7 +181,7 @@ def cancel(
     if active:
         stored.mark_stopping(tx, [row.id for row in active], int(StopCause.CANCEL), by, reason)
     _advance(tx, settings, array_id)
-    nodes = sorted({row.node_id for row in active})
+    nodes = gangs.nodes_of(tx, [row.attempt_id for row in active]) if active else []
     return Cancelled(_view_in(tx, array_id), skipped + len(ended), len(active), nodes)
 
 

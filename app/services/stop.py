@@ -83,7 +83,7 @@ def request_stop_in(
             jobs.cancel_pending(tx, [job_id], by, reason)
         return view_of(jobs.job_view(tx, job_id)), []
     jobs.mark_stopping(tx, job_id, int(cause), by, reason)
-    return view_of(jobs.job_view(tx, job_id)), gangs.nodes_of(tx, row.attempt_id) or [row.node_id]
+    return view_of(jobs.job_view(tx, job_id)), gangs.nodes_of(tx, [row.attempt_id]) or [row.node_id]
 
 
 def _own(tx: Tx, tenant_id: UUID, job_id: UUID) -> None:

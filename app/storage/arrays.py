@@ -195,9 +195,9 @@ def skip(tx: Tx, array_id: UUID, ranges: str, by: str, reason: str | None) -> in
 
 
 def lock_open_jobs(tx: Tx, array_id: UUID, ranges: str) -> Sequence[Row]:
-    """Jobs of `ranges` that have not ended, locked in the order of their ids: id, state, node_id, stop_cause."""
+    """Jobs of `ranges` that have not ended, locked in the order of their ids: id, state, attempt_id."""
     return tx.rows(
-        """SELECT id, state, node_id, stop_cause FROM job
+        """SELECT id, state, attempt_id FROM job
         WHERE array_id = %(id)s AND replaced_by IS NULL AND state = ANY('{0,1,2,3}')
             AND %(ranges)s::int4multirange @> array_index
         ORDER BY id FOR NO KEY UPDATE""",

@@ -63,13 +63,13 @@ def count_lost_node(tx: Tx, job_id: UUID, node_id: str) -> None:
     )
 
 
-def nodes_of(tx: Tx, leader_id: UUID) -> list[str]:
-    """The nodes that hold members of a gang, or the attempt of a plain job."""
+def nodes_of(tx: Tx, leaders: Sequence[UUID]) -> list[str]:
+    """The nodes that hold members of these gangs, or the attempts of plain jobs, in order."""
     return [
         row[0]
         for row in tx.rows(
-            """SELECT DISTINCT l.node_id FROM allocation l WHERE l.attempt_id = %(id)s OR l.attempt_id = ANY(
-                ARRAY(SELECT id FROM attempt WHERE leader_id = %(id)s)) ORDER BY 1""",
-            {"id": leader_id},
+            """SELECT DISTINCT l.node_id FROM allocation l WHERE l.attempt_id = ANY(%(ids)s) OR l.attempt_id = ANY(
+                ARRAY(SELECT id FROM attempt WHERE leader_id = ANY(%(ids)s))) ORDER BY 1""",
+            {"ids": list(leaders)},
         )
     ]

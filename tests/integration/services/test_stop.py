@@ -13,6 +13,8 @@ from app.domain.states import JobState, StopCause
 from app.services.report import Answer
 from app.services.stop import cancel_many, cancel_pending, request_stop
 from tests.factories import Fabric, Node, at_once, job
+from tests.gangs import assemble_again, gang_node
+from tests.integration.services.array_lab import cancel, job_at, submit_an_array
 
 
 def test_a_pending_job_is_cancelled_at_once_and_never_claimed(fabric: Fabric, node: Node) -> None:
@@ -159,3 +161,13 @@ def test_cancels_of_the_same_jobs_in_any_order_never_deadlock(fabric: Fabric) ->
     for job_id in sent:
         assert sum(answer[job_id] is None for answer in answers) == 1
     fabric.assert_in_order()
+
+
+def test_cancelling_an_array_of_gangs_wakes_the_nodes_of_all_members(fabric: Fabric) -> None:
+    a, b, c, d = (gang_node(fabric, name) for name in "abcd")
+    array_id = submit_an_array(fabric, 3, members=2)
+    fabric.start(*assemble_again(fabric, job_at(fabric, array_id, 0).id, a, b))
+    assemble_again(fabric, job_at(fabric, array_id, 1).id, c, c)
+    assemble_again(fabric, job_at(fabric, array_id, 2).id, d, d)
+    assert cancel(fabric, array_id, (0, 2)).nodes == ["a", "b", "c"]
+    assert cancel(fabric, array_id).nodes == ["a", "b", "c", "d"]
