@@ -41,8 +41,8 @@ def _backed_off(db: Database, settings: Settings) -> JobRequest:
 
 def test_the_ticker_alone_runs_every_task_and_then_leaves_them_in_peace(db: Database, settings: Settings) -> None:
     ticker = Ticker(db, make_tasks(db, settings), Ringer(settings), settings.tick_s)
-    names = {"arrays", "audit", "drain", "forget_arrays", "jobs", "keys", "plan", "promote", "reap", "release",
-             "retain", "statistics", "stats", "sweep", "unrunnable"}  # fmt: skip
+    names = {"arrays", "audit", "drain", "forget_arrays", "jobs", "keys", "nodes", "plan", "promote", "reap",
+             "release", "retain", "statistics", "stats", "sweep", "unrunnable"}  # fmt: skip
     assert set(ticker.tick()) == names
     assert ticker.tick() == []
 
