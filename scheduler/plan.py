@@ -33,6 +33,8 @@ PART_OF_TIME = 0.1
 """A planner that reads and thinks for long plans less often: it never does so for more than this part of the time."""
 APPLY_S = 10.0
 """After so long the rest of a plan is left to the next cycle, which plans on what is true then."""
+LONGEST_S = 600.0
+"""A cycle that takes longer has hung: its lock is another planner's then."""
 TOLD_REASONS = frozenset({"reserved", "preempting"})
 
 
@@ -49,6 +51,7 @@ def run_plan(db: Database, settings: Settings) -> Pass:
             done.detail |= before
             return
         # The lock's transaction only waits meanwhile; all work is done in short ones beside it.
+        upkeep.may_idle(tx, LONGEST_S)
         cycle(db, settings, done)
         took_s = time.monotonic() - began
         done.detail |= {"took_s": round(took_s, 4), "at": now + took_s}

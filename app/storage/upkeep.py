@@ -15,6 +15,19 @@ def try_task_lock(tx: Tx, name: str) -> bool:
     return bool(tx.value("SELECT pg_try_advisory_xact_lock(hashtextextended(%(n)s, 72))", {"n": f"task:{name}"}))
 
 
+def may_idle(tx: Tx, at_most_s: float) -> None:
+    """Lets this transaction wait between two statements for up to `at_most_s`; others are ended after half a minute.
+
+    One whose client's host is gone ends within half a minute all the same: the server asks for it.
+    """
+    tx.rows(
+        """SELECT set_config('idle_in_transaction_session_timeout', %(ms)s, true),
+            set_config('tcp_keepalives_idle', '10', true), set_config('tcp_keepalives_interval', '5', true),
+            set_config('tcp_keepalives_count', '3', true)""",
+        {"ms": f"{round(at_most_s * 1000)}ms"},
+    )
+
+
 def note_run(tx: Tx, name: str, duration_s: float, detail: Mapping[str, Any]) -> None:
     """Keeps when a task last ran, how long it took, and what it did."""
     tx.run(
