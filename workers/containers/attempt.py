@@ -17,7 +17,7 @@ from workers.containers.recipe import Wanted
 from workers.keeper.attempt import BLANK_RECORD, boottime
 from workers.keeper.output import Output
 from workers.keeper.spec import Spec
-from workers.spool import STDERR, complete_length, parse_frames
+from workers.spool import STDERR, STDOUT, complete_length, parse_frames
 
 PREPARING = "preparing"
 STARTING = "starting"
@@ -31,20 +31,26 @@ SPOOL = "spool"
 class Spool(Output):
     """The spool file, filled from the engine's stream instead of pipes."""
 
-    __slots__ = ("said", "skip")
+    __slots__ = ("said", "skip", "taken")
 
     def __init__(self, path: str, cap_bytes: int) -> None:
         """Nothing is printed yet, and nothing to be skipped."""
         super().__init__(path, cap_bytes)
-        self.skip = {1: 0, 2: 0}
+        self.skip = {STDOUT: 0, STDERR: 0}
+        self.taken = {STDOUT: 0, STDERR: 0}
         self.said = 0
 
     def take(self, stream: int, data: bytes) -> None:
-        """Append output, but not what an earlier keeper had taken before it died."""
+        """Append output, but not what was taken before."""
         skipped = min(self.skip[stream], len(data))
         self.skip[stream] -= skipped
         if skipped < len(data):
+            self.taken[stream] += len(data) - skipped
             self._append(stream, data[skipped:])
+
+    def again(self) -> None:
+        """All output comes again, from its beginning: what was taken is not taken twice."""
+        self.skip = dict(self.taken)
 
     def say(self, text: str) -> None:
         """Append a line of the keeper's own to the job's standard error."""
@@ -63,9 +69,10 @@ class Spool(Output):
         except (OSError, ValueError):
             return
         for frame in parse_frames(data[:whole]):
-            self.skip[frame.stream] += len(frame.payload)
+            self.taken[frame.stream] += len(frame.payload)
             self.payload_bytes += len(frame.payload)
-        self.skip[STDERR] = max(0, self.skip[STDERR] - said)
+        self.taken[STDERR] = max(0, self.taken[STDERR] - said)
+        self.again()
         self.spool_bytes, self.said = whole, said
 
 

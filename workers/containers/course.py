@@ -24,6 +24,8 @@ from workers.containers.signals import ASK_AGAIN_S, Signals
 from workers.keeper.attempt import boottime
 
 DRAIN_S = 10.0
+REST_S = 2.0
+"""How long what an engine that went away had sent may take to be read."""
 TAIL_BYTES = 1024
 
 
@@ -141,7 +143,6 @@ class Course:
                 self._signals.kill(attempt)
             elif attempt.term_sent:
                 self._signals.send(attempt, "SIGTERM")
-        attempt.engine_broke = False
         while info is not None and info["State"]["Running"]:
             try:
                 self._engine.wait(attempt.container)
@@ -149,6 +150,8 @@ class Course:
                 attempt.engine_broke = True
                 time.sleep(ASK_AGAIN_S)
             info = self._look(attempt)
+            if info is not None and attempt.engine_broke:
+                reader, output = self._read_on(attempt, reader, output)
         attempt.over.set()
         # A stream that does not end must never hold up the end of a job.
         reader.join(DRAIN_S)
@@ -159,6 +162,20 @@ class Course:
         with self._book.lock:
             self._book.end(attempt)
         self._images.trim()
+
+    def _read_on(self, attempt: Attempt, reader: threading.Thread, output: Output) -> tuple[threading.Thread, Output]:
+        """Read a container's output anew where it has ended with the engine: containers may outlive their engine."""
+        reader.join(REST_S)
+        if reader.is_alive():
+            return reader, output
+        try:
+            again = self._engine.logs(attempt.container)
+        except EngineError as exc:
+            complain(f"the output of attempt {attempt.id} cannot be read: {exc}")
+            return reader, output
+        with self._book.lock:
+            attempt.output.again()
+        return self.read(attempt, again), again
 
     def _look(self, attempt: Attempt) -> dict[str, Any] | None:
         """What the engine knows of a container, asked until it answers; None when it is gone."""
