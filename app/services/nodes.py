@@ -17,6 +17,8 @@ from app.storage import nodes as stored
 from app.storage.database import Database, Tx
 
 PROTOCOL = 1
+ITSELF = "its worker"
+"""By whom a node is drained that must not take jobs though nobody has ordered it."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,20 @@ class Orphan:
 
 @dataclass(frozen=True)
 class Drain:
-    """An operator's order to empty a node; `over`: its deadline has passed, and what still runs is to be stopped."""
+    """An order to empty a node, an operator's or its agent's.
+
+    `over`: its deadline has passed, and what still runs is to be stopped.
+    """
 
     reason: str
     by: str
     deadline: datetime | None
     over: bool
+
+    @property
+    def own(self) -> bool:
+        """Whether the node's own agent began it."""
+        return self.by == ITSELF
 
 
 @dataclass(frozen=True)
@@ -201,6 +211,20 @@ def set_draining(db: Database, node_id: str, draining: bool) -> None:
         known = stored.drain(tx, node_id, "", "", None) if draining else stored.resume(tx, node_id, 3600.0)
         if not known:
             raise NotFound(f"There is no node {node_id!r}.", node=node_id)
+
+
+def hold_back(db: Database, node_id: str, incarnation: UUID, reason: str) -> None:
+    """The node's agent drains it, unless it drains already or a newer agent has its name; `take_again` ends that."""
+    with db.transaction("drain") as tx:
+        if stored.lock_drain(tx, node_id, incarnation) == "":
+            stored.drain(tx, node_id, reason, ITSELF, None)
+
+
+def take_again(db: Database, node_id: str, incarnation: UUID) -> None:
+    """Ends a drain that an agent of the node began; one that an operator has ordered since goes on."""
+    with db.transaction("drain") as tx:
+        if stored.lock_drain(tx, node_id, incarnation) == ITSELF:
+            stored.resume(tx, node_id, 3600.0)
 
 
 def list_leases(db: Database, node_id: str) -> Mapping[UUID, Any]:

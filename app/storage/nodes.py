@@ -90,6 +90,16 @@ def drain(tx: Tx, node_id: str, reason: str, by: str, deadline_s: float | None) 
     )
 
 
+def lock_drain(tx: Tx, node_id: str, incarnation: UUID) -> str | None:
+    """Who drains a node, locked; empty when nobody does, None when a newer incarnation has its name."""
+    by = tx.value(
+        """SELECT CASE WHEN state = 'draining' THEN COALESCE(NULLIF(drain_by, ''), '?') ELSE '' END FROM node
+        WHERE id = %(id)s AND incarnation = %(inc)s FOR NO KEY UPDATE""",
+        {"id": node_id, "inc": incarnation},
+    )
+    return None if by is None else str(by)
+
+
 def resume(tx: Tx, node_id: str, silent_s: float) -> bool:
     """Ends a drain, if there is one; whether the node exists. One that has been silent for so long is offline then."""
     return (

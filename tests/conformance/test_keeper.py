@@ -424,7 +424,7 @@ def test_what_the_job_put_among_its_files_does_not_reach_the_next_one(plain_lab:
 
 
 def test_older_keeper_is_not_sent_what_it_does_not_know(plain_lab: Lab) -> None:
-    plain_lab.keeper._hello = {**plain_lab.keeper.hello, "version": 1}
+    plain_lab.keeper._client.hello = {**plain_lab.keeper.hello, "version": 1}
     specs = [plain_lab.spec("a1", Script(), files={"a": "x"}), plain_lab.spec("a2", Script())]
     refused, started = plain_lab.runner.start_many(specs)
     assert isinstance(refused, StartRefused) and refused.code == "old"

@@ -31,6 +31,7 @@ from config.settings import Settings
 from workers.agent.capacity import offer
 from workers.agent.claimer import ClaimLoop
 from workers.agent.confinement import Confinement
+from workers.agent.fitness import Fitness
 from workers.agent.launch import gang_runners
 from workers.agent.overuse import Overuse
 from workers.agent.registry import Entry, Registry
@@ -110,13 +111,14 @@ class Agent:
             packing=Packing(settings.pack_delay_s) if self.offer.gpus and settings.pack_delay_s else None,
             ranking=Ranking(),
         )  # fmt: skip
+        fitness = Fitness(db, runner, self.bell)
         self._claims = ClaimLoop(
             db, settings, who, self.registry, self._starter.launch, self._uncertain, self._stale, self._last_resort,
-            ringer.wake_node,
+            ringer.wake_node, fitness.is_unfit,
         )  # fmt: skip
         self._renewer = Renewer(
             db, settings, self.registry, self._claims, self._extend, self._starter.stop_entry, self._lost,
-            self._hand_back, self._stale, self._gpus,
+            self._hand_back, self._stale, self._gpus, fitness,
         )  # fmt: skip
         self._reporter = Reporter(
             db,

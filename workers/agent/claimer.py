@@ -51,9 +51,11 @@ class ClaimLoop:
         stale: Callable[[], None],
         last_resort: Callable[[], None],
         wake: Callable[[str], None] = lambda _node: None,
+        unfit: Callable[[], bool] = lambda: False,
     ) -> None:
         self._db = db
         self._wake = wake
+        self._unfit = unfit
         self._settings = settings
         self.who = who
         self._registry = registry
@@ -121,7 +123,7 @@ class ClaimLoop:
                 self._joined = False
 
     def _is_sated(self) -> bool:
-        return not self._hungry or self.draining or self.leaving or self._stopped.is_set()
+        return not self._hungry or self.draining or self.leaving or self._stopped.is_set() or self._unfit()
 
     def _finish_and_claim(self, ends: Sequence[Finished], settle: Callable[[FinishResult], None]) -> None:
         limit = min(self._registry.free_slots + len(ends), BATCH)
@@ -209,6 +211,9 @@ class ClaimLoop:
         with self._claiming:
             limit = min(self._registry.free_slots, BATCH)
             if limit < 1 or self.leaving or (self.draining and not self._placed):
+                return False
+            if self._unfit() and not self.draining:
+                # Soon the node drains for it; then a claim brings what was placed here before, to be handed back.
                 return False
             self._placed = False
             sent = boottime()

@@ -13,6 +13,7 @@ from app.services.operate import stop_overdue
 from app.storage.database import Database
 from config.settings import Settings
 from workers.agent.claimer import ClaimLoop, boottime
+from workers.agent.fitness import Fitness
 from workers.agent.registry import Entry, Registry
 from workers.gpus.watch import GpuWatch
 
@@ -34,6 +35,7 @@ class Renewer:
         hand_back: Callable[[list[Orphan]], None],
         stale: Callable[[], None],
         gpus: GpuWatch,
+        fitness: Fitness,
     ) -> None:
         self._db = db
         self._settings = settings
@@ -45,6 +47,7 @@ class Renewer:
         self._hand_back = hand_back
         self._stale = stale
         self._gpus = gpus
+        self._fitness = fitness
         self._drain: Drain | None = None
         self._wake = threading.Event()
         self._stopped = threading.Event()
@@ -114,14 +117,15 @@ class Renewer:
         self._settle_orphans(answer)
         if answer.placed:
             self._claims.fetch()
+        self._fitness.heed(who.node_id, who.incarnation, answer.drain)
 
     def _heed_drain(self, drain: Drain | None, entries: Iterable[Entry]) -> None:
         """Says when a drain begins, changes or ends; past its deadline has what still runs stopped."""
         node = self._claims.who.node_id
         self._claims.draining = drain is not None
         before, self._drain = self._drain, drain
-        if drain is None:
-            if before is not None:
+        if drain is None or drain.own:
+            if before is not None and not before.own:
                 log.warning("node %s takes jobs again", node)
                 self._claims.ring()
             return

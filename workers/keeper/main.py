@@ -116,6 +116,7 @@ def _serve(parsed: Arguments, directory: str, ready_fd: int, guard_pid: int, gua
         directory=directory,
         uid_base=parsed.uid_base,
         layer=layer,
+        cgroups=parsed.cgroups,
         bwrap=parsed.bwrap,
         births=parsed.births,
         idle_exit_s=parsed.idle_exit_s,

@@ -39,6 +39,7 @@ class Config(NamedTuple):
     directory: str
     uid_base: int | None
     layer: CgroupLayer | None
+    cgroups: str
     bwrap: str | None
     births: str
     idle_exit_s: float | None
@@ -261,6 +262,7 @@ class Service:
             "uid_base": self._config.uid_base,
             "bubblewrap": self._config.bwrap,
             "cgroups": layer.describe() if layer else None,
+            "cgroups_mode": self._config.cgroups,
         }
 
     def _start(self, client: Client, request: dict[str, Any]) -> dict[str, Any]:

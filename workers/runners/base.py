@@ -17,7 +17,7 @@ class RunnerError(Exception):
 
 
 class StartRefused(RunnerError):
-    """Nothing was started. `code` is one of deadline, slot, sandbox, invalid, io, forgotten, closing, old."""
+    """Nothing was started. `code` is one of deadline, slot, sandbox, invalid, io, forgotten, closing, keeper, old."""
 
     def __init__(self, code: str, message: str) -> None:
         """Keep both."""
@@ -189,6 +189,9 @@ class Sample:
 
 class Runner(Protocol):
     """Runs attempts. All methods are thread-safe, may be repeated, and raise RunnerUnavailable when cut off."""
+
+    def obstacle(self) -> str | None:
+        """Say why nothing is to be claimed for this runner now, though what runs goes on; None when all is well."""
 
     def prepare(self, spec: RunSpec, cancelled: Cancelled) -> RunSpec:
         """Fetch what the attempt needs and return the spec to start. Raises PrepareCancelled or RunnerError."""

@@ -34,6 +34,10 @@ class Runners:
         self._lock = threading.Lock()
         self._contained: set[str] = set()
 
+    def obstacle(self) -> str | None:
+        """Why nothing may be claimed for one of them."""
+        return next(filter(None, (runner.obstacle() for runner in self._all)), None)
+
     def prepare(self, spec: RunSpec, cancelled: Cancelled) -> RunSpec:
         """Let the spec's runner prepare it."""
         return self._for(spec).prepare(spec, cancelled)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from workers.containers import recipe
 from workers.containers.engine import Engine, EngineError
+from workers.containers.service import PROTOCOL_VERSION
 from workers.keeper.spec import BadSpec
 from workers.runners.base import Cancelled, PrepareCancelled, RunnerError, RunnerUnavailable, RunSpec, Sample
 from workers.runners.keeper_client import KeeperOptions
@@ -60,6 +61,8 @@ class ContainerSpec(RunSpec):
 class ContainerOptions(KeeperOptions):
     """How to start a keeper of containers where none serves the directory."""
 
+    protocol: ClassVar[int] = PROTOCOL_VERSION
+
     engine: str = "/var/run/docker.sock"
     max_image_bytes: int = 100 * 2**30
 
@@ -69,6 +72,11 @@ class ContainerOptions(KeeperOptions):
             sys.executable, "-I", "-S", str(KEEPER_SCRIPT), "--dir", str(self.directory),
             "--engine", self.engine, "--max-image-bytes", str(self.max_image_bytes),
         ]  # fmt: skip
+
+    def differences(self, hello: Mapping[str, Any]) -> list[str]:
+        """Say in which settings the keeper that answered `hello` was started otherwise; empty when in none."""
+        engine = hello.get("engine")
+        return [f"its Docker Engine is {engine}, not {self.engine}"] if engine != self.engine else []
 
 
 def check_engine(path: str) -> str:
@@ -135,7 +143,7 @@ class ContainerRunner(ProcessRunner):
         self._samplers.shutdown(wait=False, cancel_futures=True)
 
     def _sample(self, attempt_id: str) -> Sample | None:
-        path = f"/containers/cfab-{self._hello['name']}-{attempt_id}/stats"
+        path = f"/containers/cfab-{self.hello['name']}-{attempt_id}/stats"
         try:
             found = self._engine.call("GET", path, {"stream": "false", "one-shot": "true"})
         except EngineError:

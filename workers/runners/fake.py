@@ -158,6 +158,10 @@ class FakeRunner:
         self._thread = threading.Thread(target=self._play, name="fake-runner", daemon=True)
         self._thread.start()
 
+    def obstacle(self) -> str | None:
+        """Nothing ever is."""
+        return None
+
     def prepare(self, spec: RunSpec, cancelled: Cancelled) -> RunSpec:
         """Check the spec; there is nothing to fetch."""
         if cancelled():

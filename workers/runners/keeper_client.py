@@ -15,11 +15,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from workers.keeper.service import PROTOCOL_VERSION
+from workers.keeper.uid_range import RANGE, RANGES
 from workers.runners.base import RunnerError, RunnerUnavailable
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,9 @@ class CommandFailed(RunnerError):
 class KeeperOptions:
     """How to start a keeper where none serves the directory; `births` other than auto is for tests."""
 
+    protocol: ClassVar[int] = PROTOCOL_VERSION
+    """The version of the keeper's protocol that is started by these."""
+
     directory: Path
     uid_base: int | None = None
     cgroups: str = "auto"
@@ -65,6 +70,30 @@ class KeeperOptions:
         if self.idle_exit_s is not None:
             argv += ["--idle-exit-s", str(self.idle_exit_s)]
         return argv
+
+    def differences(self, hello: Mapping[str, Any]) -> list[str]:
+        """Say in which settings the keeper that answered `hello` was started otherwise; empty when in none."""
+        found = []
+        if hello.get("bubblewrap") != self.bwrap:
+            found.append(f"bubblewrap is {hello.get('bubblewrap') or 'off'}, not {self.bwrap or 'off'}")
+        first = hello.get("uid_base")
+        if not self._has_users_from(first):
+            found.append(f"jobs run as {_users(first)}, not as {_users(self.uid_base)}")
+        if self.cgroups == "off" and hello.get("cgroups"):
+            found.append("control groups are on, not off")
+        elif self.cgroups == "auto" and hello.get("cgroups_mode") == "off":
+            found.append("control groups are off, not on")
+        return found
+
+    def _has_users_from(self, first: int | None) -> bool:
+        """Whether `first` begins one of the ranges that a keeper takes when it is told `uid_base`."""
+        if first is None or self.uid_base is None:
+            return first == self.uid_base
+        return first in range(self.uid_base, self.uid_base + RANGE * RANGES, RANGE)
+
+
+def _users(first: int | None) -> str:
+    return "the worker's own user" if first is None else f"users from {first} on"
 
 
 def start_keeper(options: KeeperOptions) -> None:
@@ -144,6 +173,8 @@ class KeeperClient:
         self._sock: socket.socket | None = None
         self._closed = False
         self._last = False
+        self._trouble = ""
+        self.hello: Message = {}
         self._wake = threading.Event()
         opened = self._open()
         self._thread = threading.Thread(target=self._read_forever, args=(opened,), name="keeper-client", daemon=True)
@@ -166,24 +197,27 @@ class KeeperClient:
         """
         give_up_at = time.monotonic() + timeout_s
         while True:
-            waiting = _Waiting(len(requests))
-            numbers = [next(self._numbers) for _ in requests]
-            lines = b"".join(
-                json.dumps({**request, "id": number}).encode() + b"\n"
-                for request, number in zip(requests, numbers, strict=True)
-            )
-            try:
-                self._send(lines, numbers, waiting, give_up_at)
-                if not waiting.done.wait(max(0.0, give_up_at - time.monotonic())):
-                    raise RunnerUnavailable(
-                        f"the keeper of {self._options.directory} did not answer in {timeout_s:g} s"
-                    )
-            finally:
-                with self._lock:
-                    for number in numbers:
-                        self._waiting.pop(number, None)
-            if not waiting.failed:
-                return [reply for reply in waiting.replies if reply is not None]
+            replies = self._exchange(requests, give_up_at)
+            if replies is not None:
+                return replies
+
+    def _exchange(self, requests: Sequence[Message], give_up_at: float) -> list[Message] | None:
+        """Send commands and return their replies; None when the connection broke before all of them were there."""
+        waiting = _Waiting(len(requests))
+        numbers = [next(self._numbers) for _ in requests]
+        lines = b"".join(
+            json.dumps({**request, "id": number}).encode() + b"\n"
+            for request, number in zip(requests, numbers, strict=True)
+        )
+        try:
+            self._send(lines, numbers, waiting, give_up_at)
+            if not waiting.done.wait(max(0.0, give_up_at - time.monotonic())):
+                raise RunnerUnavailable(f"the keeper of {self._options.directory} did not answer in time")
+        finally:
+            with self._lock:
+                for number in numbers:
+                    self._waiting.pop(number, None)
+        return None if waiting.failed else [reply for reply in waiting.replies if reply is not None]
 
     def tell(self, cmd: str, **arguments: Any) -> None:
         """Send one command without waiting for its reply. What is sent later is done later.
@@ -207,6 +241,25 @@ class KeeperClient:
         except RunnerUnavailable:
             log.info("the keeper of %s ended before it was told to", self._options.directory)
         self._thread.join(START_TIMEOUT_S)
+
+    def replace(self) -> None:
+        """End a keeper that runs nothing and wait for the one that is started in its place.
+
+        Raises CommandFailed when it is busy, and RunnerUnavailable when none serves in its place in time.
+        """
+        give_up_at = time.monotonic() + START_TIMEOUT_S
+        before = self.hello.get("pid")
+        # Said once: said again after a reconnect it would end the new one.
+        replies = self._exchange([{"cmd": "shutdown", "kill": False}], give_up_at)
+        if replies and "error" in replies[0]:
+            raise CommandFailed(str(replies[0].get("code")), str(replies[0]["error"]))
+        with self._lock:
+            self._connected.wait_for(
+                lambda: self._closed or (self._sock is not None and self.hello.get("pid") != before),
+                max(0.0, give_up_at - time.monotonic()),
+            )
+            if self._sock is None or self.hello.get("pid") == before:
+                raise RunnerUnavailable(self._trouble or f"no new keeper of {self._options.directory} serves")
 
     def close(self) -> None:
         """Disconnect; the keeper and its jobs go on."""
@@ -254,6 +307,7 @@ class KeeperClient:
                 try:
                     sock = self._open()
                 except RunnerUnavailable as exc:
+                    self._trouble = str(exc)
                     log.warning("%s; trying again", exc)
                     self._wake.wait(RETRY_S)
                     continue
@@ -274,7 +328,7 @@ class KeeperClient:
         hello, early = stream.reply()
         listing, later = stream.reply()
         with self._lock:
-            self._sock = sock
+            self._sock, self.hello = sock, hello
             self._connected.notify_all()
         self._deliver(lambda: self._on_connected(hello, listing["attempts"]))
         for message in [*early, *later]:

@@ -34,7 +34,10 @@ log = logging.getLogger(__name__)
 
 FILES_SINCE = 2
 """The first version of the keeper's protocol that has files."""
-TOO_OLD = "the keeper that runs on this node is older than its agent and cannot start this: end it when it is idle"
+TOO_OLD = (
+    "the keeper that runs on this node is older than its agent and cannot start this: "
+    "a new one takes its place as soon as nothing runs under it"
+)
 
 Fetch = Callable[[RunSpec, Cancelled], RunSpec]
 
@@ -45,8 +48,9 @@ class ProcessRunner:
     def __init__(self, options: KeeperOptions, fetch: Fetch | None = None) -> None:
         """Connect to the directory's keeper, starting one when there is none.
 
-        `fetch` brings an attempt's artifact in `prepare`. Raises RunnerUnavailable, and RunnerError when jobs of
-        their own users could not reach the directory.
+        One that was started with other options or is older ends as soon as nothing runs under it, and another takes
+        its place: here already when it is idle. `fetch` brings an attempt's artifact in `prepare`. Raises
+        RunnerUnavailable, and RunnerError when jobs of their own users could not reach the directory.
         """
         self._directory = Path(os.path.realpath(options.directory))
         if options.uid_base is not None:
@@ -55,13 +59,32 @@ class ProcessRunner:
         self._callbacks: list[Callback] = []
         self._lock = threading.Lock()
         self._running: dict[str, Running] = {}
-        self._hello: dict[str, Any] = {}
+        self._options = options
+        self._accepted: list[str] = []
+        self._outgrown = False
+        self._replacing = threading.Lock()
+        self._opened = False
         self._client = KeeperClient(options, self._on_event, self._on_connected)
+        try:
+            self._replace()
+        except RunnerError:
+            self._client.close()
+            raise
+        self._opened = True
 
     @property
     def hello(self) -> Mapping[str, Any]:
         """The keeper's answer to the last hello: version, pids, what it confines with."""
-        return self._hello
+        return self._client.hello
+
+    def obstacle(self) -> str | None:
+        """What is wrong with the keeper that serves, till another takes its place."""
+        unfit = self._unfit()
+        if unfit:
+            return f"its keeper was started with other settings ({'; '.join(unfit)})"
+        if self._outgrown and self._is_older():
+            return "its keeper is older than its agent and cannot start some jobs"
+        return None
 
     def prepare(self, spec: RunSpec, cancelled: Cancelled) -> RunSpec:
         """Check the spec and fetch its artifact."""
@@ -93,10 +116,26 @@ class ProcessRunner:
         """Start several attempts in one exchange."""
         if not specs:
             return []
-        fit = [int(self._hello.get("version", 1)) >= self._version_for(spec) for spec in specs]
+        if self._unfit():
+            # This was claimed before that was known. What the keeper lacks may be what confines the job.
+            return [StartRefused("keeper", f"not started: {self.obstacle()}") for _ in specs]
+        fit = [int(self.hello.get("version", 1)) >= self._version_for(spec) for spec in specs]
         sent = [{"cmd": "start", "spec": spec.to_wire()} for spec, fits in zip(specs, fit, strict=True) if fits]
-        replies = iter(self._client.call_many(sent) if sent else ())
-        return [_answer(next(replies)) if fits else StartRefused("old", TOO_OLD) for fits in fit]
+        replies = iter(self._told(sent) if sent else ())
+        answers = [_answer(next(replies)) if fits else StartRefused("old", TOO_OLD) for fits in fit]
+        if not all(fit):
+            self._outgrown = True
+            self._replace_soon()
+        return answers
+
+    def _told(self, starts: Sequence[dict[str, Any]]) -> Sequence[Mapping[str, Any]]:
+        """Tell the keeper, and the next one where this one is just giving up its place."""
+        replies = self._client.call_many(starts)
+        if any(reply.get("code") == "closing" for reply in replies):
+            with self._replacing:
+                pass
+            replies = self._client.call_many(starts)
+        return replies
 
     def _version_for(self, spec: RunSpec) -> int:
         """The version of the keeper's protocol that a spec needs."""
@@ -141,15 +180,21 @@ class ProcessRunner:
         """Measure the running attempts, or `only` these, from their control groups or from /proc."""
         with self._lock:
             running = [one for name, one in self._running.items() if only is None or name in only]
-        described = self._hello.get("cgroups")
+        described = self.hello.get("cgroups")
         return measure(running, layer_from(described) if described else None)
 
     def shutdown_keeper(self, *, kill: bool) -> None:
         """End the keeper itself, for tests and for taking a node out of service. Raises RunnerError when busy."""
-        self._client.shut_down(kill=kill)
+        self._opened = False
+        try:
+            self._client.shut_down(kill=kill)
+        except RunnerError:
+            self._opened = True
+            raise
 
     def close(self) -> None:
         """Disconnect; jobs go on under the keeper."""
+        self._opened = False
         self._client.close()
 
     def _signal(self, cmd: str, **arguments: Any) -> None:
@@ -162,8 +207,8 @@ class ProcessRunner:
     # -- events, in the client's reading thread ------------------------------------------------------------
 
     def _on_connected(self, hello: dict[str, Any], attempts: list[dict[str, Any]]) -> None:
-        self._hello = hello
         self._resync(attempts)
+        self._replace_soon()
 
     def _resync(self, attempts: list[dict[str, Any]]) -> None:
         """Tell of every end again: whoever listens may have missed it."""
@@ -189,6 +234,7 @@ class ProcessRunner:
             with self._lock:
                 self._running.pop(attempt_id, None)
             self._publish(Exited(attempt_id, ExitRecord.from_wire(message["record"])))
+            self._replace_soon()
         elif kind == "resync":
             # Asked from another thread: this one has to read the answer.
             threading.Thread(target=self._resync_after_lag, name="keeper-resync", daemon=True).start()
@@ -198,6 +244,49 @@ class ProcessRunner:
             self._resync(self._client.call("list")["attempts"])
         except RunnerError as exc:
             log.warning("could not ask the keeper for its state: %s; the next connection will", exc)
+
+    # -- a keeper that is not what it should be ---------------------------------------------------------------
+
+    def _unfit(self) -> list[str]:
+        """In what the keeper was started otherwise than this runner would start one."""
+        return [one for one in self._options.differences(self.hello) if one not in self._accepted]
+
+    def _is_older(self) -> bool:
+        return int(self.hello.get("version", 1)) < self._options.protocol
+
+    def _is_to_go(self) -> bool:
+        """Whether another keeper is to take this one's place once nothing runs under it."""
+        with self._lock:
+            busy = bool(self._running)
+        return not busy and (self._is_older() or self.obstacle() is not None)
+
+    def _replace_soon(self) -> None:
+        """In a thread of its own: the reading one, which tells of ends, has to read the answer."""
+        if self._opened and self._is_to_go():
+            threading.Thread(target=self._replace_or_wait, name="keeper-replace", daemon=True).start()
+
+    def _replace_or_wait(self) -> None:
+        try:
+            self._replace()
+        except RunnerError as exc:
+            log.warning("the keeper's place could not be taken: %s", exc)
+
+    def _replace(self) -> None:
+        """End the keeper if it is to go, and have another started with this runner's options."""
+        with self._replacing:
+            if not self._is_to_go():
+                return
+            why = self.obstacle() or "it is older than its agent"
+            try:
+                self._client.replace()
+            except CommandFailed as exc:
+                if exc.code == "busy":
+                    return  # Its next end tries again.
+                raise
+            log.warning("a new keeper has taken the place of the last one: %s", why)
+            # What a new one lacks too is this host's doing; to replace it again would help nobody.
+            self._accepted = self._options.differences(self.hello)
+            self._outgrown = False
 
     def _publish(self, event: Event) -> None:
         with self._lock:
