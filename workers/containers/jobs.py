@@ -139,7 +139,8 @@ class Jobs(Book):
         with self.lock:
             now = boottime()
             for attempt in list(self.attempts.values()):
-                if attempt.state != ENDED and not attempt.kill_sent:
+                # What is over, while its output is read and its container goes, ended in time.
+                if not attempt.over.is_set() and not attempt.kill_sent:
                     self._due(attempt, now)
             self.news.tell(now)
 

@@ -1,0 +1,57 @@
+"""Engines that are slow, or whose answers come too late: jobs end as they ended, and nothing is left behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conformance.here import Here
+from tests.conformance.lab import boottime, eventually
+from tests.engine import TestEngine
+from workers.containers.engine import Engine
+
+Open = Callable[..., Here]
+
+
+@pytest.fixture
+def here(node_directory: Path) -> Iterator[Open]:
+    """Makes keepers with an engine each."""
+    made: list[Here] = []
+
+    def open_one(engine: Engine, name: str = "k", **more: Any) -> Here:
+        made.append(Here(node_directory / name, engine, **more))
+        return made[-1]
+
+    yield open_one
+    for one in made:
+        one.close()
+
+
+@pytest.mark.parametrize("due", ["time_limit_s", "deadline"])
+def test_job_that_ended_in_time_has_ended_in_time_however_long_its_container_takes_to_go(
+    here: Open, docker_engine: TestEngine, due: str
+) -> None:
+    gone = threading.Event()
+
+    class Slow(Engine):
+        def remove(self, container: str) -> None:
+            if not container.startswith("cfab-"):
+                gone.wait()
+            super().remove(container)
+
+    keeper = here(Slow(docker_engine.socket))
+    keeper.start("a1", "true", **{due: boottime() + 300 if due == "deadline" else 300.0})
+    attempt = keeper.jobs.attempts["a1"]
+    eventually(attempt.over.is_set, "end of the program")
+    with keeper.jobs.lock:
+        # As if its time had passed since.
+        attempt.deadline -= 1000.0 if due == "deadline" else 0.0
+        attempt.record["started_boottime"] -= 1000.0
+        keeper.jobs.tick()
+    gone.set()
+    record = keeper.ended("a1")
+    assert (record["exit_code"], record["limit_hit"], record["lease_lost"]) == (0, None, False)
