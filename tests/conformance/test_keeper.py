@@ -423,6 +423,17 @@ def test_what_the_job_put_among_its_files_does_not_reach_the_next_one(plain_lab:
     assert not Path(plain_lab.runner.files_dir("a2")).exists()
 
 
+def test_start_and_output_are_told_again_after_a_broken_connection(plain_lab: Lab) -> None:
+    plain_lab.runner.start(plain_lab.spec("a1", LONG))
+    plain_lab.printed("a1")
+    plain_lab.seen.events.clear()
+    sock = plain_lab.keeper._client._sock
+    assert sock is not None
+    sock.shutdown(socket.SHUT_RDWR)
+    plain_lab.seen.until(lambda: plain_lab.seen.has_started("a1"), "start of a1 told again")
+    plain_lab.printed("a1")
+
+
 def test_older_keeper_is_not_sent_what_it_does_not_know(plain_lab: Lab) -> None:
     plain_lab.keeper._client.hello = {**plain_lab.keeper.hello, "version": 1}
     specs = [plain_lab.spec("a1", Script(), files={"a": "x"}), plain_lab.spec("a2", Script())]

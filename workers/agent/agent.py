@@ -258,15 +258,17 @@ class Agent:
                 entry.started_wall = event.record.started_wall
             self._reporter.tell_ended(entry)
         elif entry is None:
-            if isinstance(event, Started):
+            # While adopting it may be one that has no entry yet.
+            if isinstance(event, Started) and self._adopted:
                 # A start that a dead agent had asked for, done after this one had handed the attempt back.
                 self._kill_later(event.attempt_id)
         elif isinstance(event, Started):
-            entry.started_wall = event.started_wall
+            first, entry.started_wall = entry.started_wall is None, event.started_wall
             self._reporter.tell_started(entry)
-            self._notice("started", entry)
+            if first:
+                self._notice("started", entry)
         elif isinstance(event, Output):
-            entry.spool_bytes = event.spool_bytes
+            entry.spool_bytes = max(entry.spool_bytes, event.spool_bytes)
             self._reporter.tell_output(entry)
 
     def _forget_later(self, attempt_id: str) -> None:
@@ -402,11 +404,13 @@ class Agent:
             self._hand_back(gone)
         elif gone:
             self._renewer.leave(orphan.attempt_id for orphan in gone)
-        # What ended meanwhile told it before it had an entry here.
+        # What started or ended meanwhile told it before it had an entry here.
         self._adopted = True
         for h in self._runner.attach():
             if h.record is not None:
                 self._on_event(Exited(h.attempt_id, h.record))
+            elif h.running and UUID(h.attempt_id) not in held:
+                self._kill_later(h.attempt_id)
         if held:
             log.info("adopted %d attempts", len(self.registry))
 

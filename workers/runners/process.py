@@ -211,7 +211,7 @@ class ProcessRunner:
         self._replace_soon()
 
     def _resync(self, attempts: list[dict[str, Any]]) -> None:
-        """Tell of every end again: whoever listens may have missed it."""
+        """Tell of every start, of all output and of every end again: whoever listens may have missed it."""
         with self._lock:
             self._running = {
                 entry["attempt_id"]: Running(entry["attempt_id"], entry["pid"], entry["uid"], entry["cgroup"])
@@ -219,8 +219,13 @@ class ProcessRunner:
                 if entry["state"] == "running"
             }
         for entry in attempts:
+            attempt_id = entry["attempt_id"]
             if entry["record"] is not None:
-                self._publish(Exited(entry["attempt_id"], ExitRecord.from_wire(entry["record"])))
+                self._publish(Exited(attempt_id, ExitRecord.from_wire(entry["record"])))
+            elif entry["started_wall"] is not None:
+                self._publish(Started(attempt_id, entry["pid"], entry["started_boottime"], entry["started_wall"]))
+                if entry["spool_bytes"]:
+                    self._publish(Output(attempt_id, entry["spool_bytes"]))
 
     def _on_event(self, message: dict[str, Any]) -> None:
         kind, attempt_id = message["event"], message.get("attempt_id", "")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,27 @@ def test_what_a_restarted_agent_lost_is_handed_back_at_once(site: Site) -> None:
     site.until_ended(job_id)
     assert [a.outcome for a in site.fabric.attempts(job_id)] == ["lost", "completed"]
     assert site.fabric.row(job_id).lost_nodes == []
+
+
+def test_a_job_whose_start_was_told_to_a_broken_connection_shows_as_running(site: Site) -> None:
+    runner = site.processes()
+    client, lost = runner._client, threading.Event()
+    tell = client._on_event
+
+    def lose(message: dict[str, Any]) -> None:
+        if message["event"] == "started" and not lost.is_set():
+            lost.set()
+        else:
+            tell(message)
+
+    client._on_event = lose
+    site.agent(runner=runner)
+    job_id = site.fabric.submit_one(script="echo here; exec sleep 600")
+    assert lost.wait(30)
+    assert client._sock is not None
+    client._sock.shutdown(socket.SHUT_RDWR)
+    until(lambda: running(site.fabric, job_id) and site.output(job_id) == b"here\n")
+    assert [a.outcome for a in site.fabric.attempts(job_id)] == [None]
 
 
 def test_the_peaks_of_a_job_whose_keeper_died_come_from_its_samples(site: Site) -> None:
