@@ -90,10 +90,19 @@ class ImageGate:
                 )
             self.decide(tenant_id, *tenant, image)
 
-    def decide(self, tenant_id: UUID, tenant: str, trust: ImageTrust, image: str, to_run: bool = False) -> Admitted:
+    def decide(
+        self,
+        tenant_id: UUID,
+        tenant: str,
+        trust: ImageTrust,
+        image: str,
+        to_run: bool = False,
+        unwanted: threading.Event | None = None,
+    ) -> Admitted:
         """`admit` for what is known of a tenant. With `to_run` the login for pulling comes with it.
 
-        Then it also raises Unavailable when a credential that the tenant names is not on this host.
+        Then it also raises Unavailable when a credential that the tenant names is not on this host. Once `unwanted` is
+        set it no longer waits for its turn, and raises Unavailable.
         """
         policy = trust.policy or ImagePolicy(self._settings.image_signatures)
         if policy is ImagePolicy.OFF and not trust.repositories and not to_run:
@@ -107,7 +116,7 @@ class ImageGate:
             login = self._login(name, tenant_id, tenant, trust) if to_run or policy is ImagePolicy.SIGNED else None
             if policy is not ImagePolicy.SIGNED or login is None:
                 return Admitted(image, chosen=login or Chosen(None, ""))
-            digest, signer = self._signed(name, tenant_id, trust, login)
+            digest, signer = self._signed(name, tenant_id, trust, login, unwanted)
         except (Refused, RegistryRefused, BadImageName) as exc:
             message = f"Image {image} may not be used by tenant {tenant}: {exc}"
             raise Refused(message, image=image, policy=policy.value) from exc
@@ -123,12 +132,14 @@ class ImageGate:
             name.registry, tenant_id, tenant, trust.credentials, known.registry_credentials_dir, known.registry_auth
         )
 
-    def _signed(self, name: ImageName, tenant_id: UUID, trust: ImageTrust, chosen: Chosen) -> tuple[str, TrustedKey]:
+    def _signed(
+        self, name: ImageName, tenant_id: UUID, trust: ImageTrust, chosen: Chosen, unwanted: threading.Event | None
+    ) -> tuple[str, TrustedKey]:
         """The digest that the name stands for now, and the key that signed it."""
         keys = (*trust.keys, *self._keys)
         if not keys:
             raise Refused("it must be signed, and no key is trusted yet: an admin adds one (cfab tenant images --key)")
-        with self._turns.turn(tenant_id, self._wait_s):
+        with self._turns.turn(tenant_id, self._wait_s, unwanted):
             registry = Registry(name.registry, name.path, chosen.login, self._reach, self._timeout_s)
             digest = name.digest or registry.manifest(name.tag or "latest").digest
             question = (name.repository, digest, chosen.owner, keys, trust.repositories)

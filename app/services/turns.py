@@ -8,9 +8,12 @@ from collections import Counter
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 
+LOOK_S = 2.0
+"""How often those who wait look whether they are still to have a turn."""
+
 
 class NoTurn(Exception):
-    """There was no room in time."""
+    """There was no room in time, or the turn was not wanted any more."""
 
 
 class Turns:
@@ -24,13 +27,18 @@ class Turns:
         self._changed = threading.Condition()
 
     @contextmanager
-    def turn(self, owner: Hashable, wait_s: float) -> Iterator[None]:
-        """Holds a turn while the block runs. Raises NoTurn when none is free within `wait_s`."""
+    def turn(self, owner: Hashable, wait_s: float, unwanted: threading.Event | None = None) -> Iterator[None]:
+        """Holds a turn while the block runs.
+
+        Raises NoTurn when none is free within `wait_s` (which may be infinite), or soon after `unwanted` is set.
+        """
         until = time.monotonic() + wait_s
         with self._changed:
             while self._taken[owner] >= self._most_each or self._taken.total() >= self._most:
-                if not self._changed.wait(max(0.0, until - time.monotonic())) and time.monotonic() >= until:
+                left_s = until - time.monotonic()
+                if left_s <= 0 or (unwanted is not None and unwanted.is_set()):
                     raise NoTurn(f"{self._taken[owner]} of {self._most_each} turns of its owner are taken")
+                self._changed.wait(min(left_s, LOOK_S))
             self._taken[owner] += 1
         try:
             yield

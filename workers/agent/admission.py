@@ -46,18 +46,18 @@ class Admission:
 
     def _ask(self, one: Assignment, entry: Entry, spec: ContainerSpec) -> None:
         try:
-            answered = self._answered(one, spec)
+            answered = self._answered(one, entry, spec)
         except Exception as exc:
             log.exception("the image of attempt %s could not be checked", entry.attempt_id)
             answered = replace(spec, trouble=f"the node could not check the image: {type(exc).__name__}")
         self._then(one, entry, answered)
 
-    def _answered(self, one: Assignment, spec: ContainerSpec) -> ContainerSpec:
+    def _answered(self, one: Assignment, entry: Entry, spec: ContainerSpec) -> ContainerSpec:
         """The specification of exactly the image that was checked, or one that says why it is not to run."""
         try:
             with self._reading:
                 tenant, trust = trust_of(self._db, one.tenant_id)
-            found = self._gate.decide(one.tenant_id, tenant, trust, spec.image, to_run=True)
+            found = self._gate.decide(one.tenant_id, tenant, trust, spec.image, True, entry.cancelled)
         except Refused as exc:
             return replace(spec, refused=exc.message)
         except FabricError as exc:

@@ -155,18 +155,12 @@ class Gangs:
             self._start(ready)
 
     def _is_wanted(self, one: _Waiting) -> bool:
-        """Whether the member still waits: one that was lost or stopped does not."""
+        """Whether the member still waits: one that was lost or stopped does not, and has been seen to."""
         entry = one.entry
-        if self._registry.get(entry.attempt_id) is not entry:
-            del self._waiting[entry.attempt_id]
-            return False
-        if entry.cancelled.is_set():
-            if self._stopping.is_set():
-                return False
-            del self._waiting[entry.attempt_id]
-            self._refuse(entry, Ending(started=False, stopped=True), "stopped before it started")
-            return False
-        return True
+        if self._registry.get(entry.attempt_id) is entry and not entry.cancelled.is_set():
+            return True
+        del self._waiting[entry.attempt_id]
+        return False
 
     def _tell(self, waiting: list[_Waiting]) -> list[_Waiting]:
         """Reports members as prepared, member 0 with a port of this host; those that were not reported before."""

@@ -95,6 +95,16 @@ class Registry:
         with self._lock:
             self._entries[entry.attempt_id] = entry
 
+    def keep(self, entry: Entry, artifact: Artifact) -> bool:
+        """Holds a program with its attempt. False, and the program may be evicted, when that is no longer here."""
+        with self._lock:
+            here = self._entries.get(entry.attempt_id) is entry
+            if here:
+                entry.artifact = artifact
+        if not here:
+            artifact.release()
+        return here
+
     def remove(self, attempt_id: UUID) -> Entry | None:
         """Lets go of an attempt: its slot is free, its artifact may be evicted."""
         with self._lock:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -17,19 +18,20 @@ from app.storage.database import Database
 from config.settings import Settings
 from workers.agent.admission import Admission
 from workers.agent.confinement import Confinement
+from workers.agent.fetches import Fetches
 from workers.agent.gang import Gangs
 from workers.agent.launch import container_spec, run_spec
 from workers.agent.outcome import ending_of_failed_fetch
 from workers.agent.ports import Ports
 from workers.agent.registry import Entry, Registry
 from workers.agent.reporter import refused
-from workers.artifacts import ArtifactCache, ArtifactError, FetchCancelled
+from workers.artifacts import Artifact, ArtifactCache, ArtifactError
 from workers.runners.base import Runner, RunnerError, RunSpec, StartRefused
 from workers.runners.container import ContainerSpec
 
 log = logging.getLogger(__name__)
 
-FETCHERS = 8
+LATER = 4
 SETTLE_S = 0.5
 
 
@@ -58,27 +60,36 @@ class Starter:
         self._tell_ended = tell_ended
         self._notice = notice
         self._stopping = stopping
-        self._fetchers = ThreadPoolExecutor(FETCHERS, thread_name_prefix="fetch")
+        # Whether an attempt is launched or ended before that is decided under this lock, once.
+        self._deciding = threading.Lock()
+        self._fetches = Fetches(cache, self._fetched, self._not_fetched)
+        self._later = ThreadPoolExecutor(LATER, thread_name_prefix="later")
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="start")
-        self._admission = Admission(settings, db, self._admitted)
+        self._admission = Admission(settings, db, self._go_on)
         self.gangs = Gangs(
             db, registry, address, Ports(settings.gang_port_range), settings.gang_barrier_s, self._start_soon,
             self._refuse, wake, stopping,
         )  # fmt: skip
 
     def stop(self) -> None:
-        """Starts nothing more (`stopping` must be set); downloads are given up. What runs goes on."""
-        for entry in self._registry.all():
-            if not entry.launched:
-                entry.cancelled.set()
+        """Starts nothing more (`stopping` must be set); downloads are given up. What runs goes on.
+
+        What has not begun to run is told to nobody: the next agent finds its lease, and hands it back uncharged.
+        """
+        with self._deciding:
+            for entry in self._registry.all():
+                if not entry.launched:
+                    entry.cancelled.set()
         self.gangs.stop()
-        self._fetchers.shutdown(wait=False, cancel_futures=True)
+        self._later.shutdown(wait=False, cancel_futures=True)
         self._starter.shutdown(cancel_futures=True)
 
     def later(self, work: Callable[..., None], *args: Any) -> None:
         """Does `work` in a thread of the starter's own, unless it stops."""
         if not self._stopping.is_set():
-            self._fetchers.submit(work, *args)
+            # A stop may come between.
+            with suppress(RuntimeError):
+                self._later.submit(work, *args)
 
     def launch(self, taken: list[Assignment], deadline: float) -> None:
         """Starts what was claimed: at once where the binary is here, else after its download."""
@@ -91,11 +102,7 @@ class Starter:
             except ArtifactError as exc:
                 self._refuse(entry, ending_of_failed_fetch(exc), str(exc))
             except Exception as exc:
-                # Whatever it was: an attempt that is held here but never started nor told would be renewed for ever.
-                log.exception("attempt %s could not be prepared", entry.attempt_id)
-                self._refuse(
-                    entry, Ending(started=False, node_fault=True), f"the node could not prepare the job: {exc}"
-                )
+                self._not_prepared(entry, exc)
             else:
                 if spec is not None:
                     ready.append((entry, spec))
@@ -105,7 +112,9 @@ class Starter:
     def _start_soon(self, ready: list[tuple[Entry, RunSpec]]) -> None:
         # In a thread of its own: the runner takes its time, and the next ends need not wait for it.
         if not self._stopping.is_set():
-            self._starter.submit(self._start_all, ready)
+            # A stop may come between.
+            with suppress(RuntimeError):
+                self._starter.submit(self._start_all, ready)
 
     def _start_all(self, ready: list[tuple[Entry, RunSpec]]) -> None:
         try:
@@ -123,21 +132,37 @@ class Starter:
             return None
         if one.binary_url is None:
             return self._with_gang(one, entry, spec)
-        entry.artifact = self._cache.cached(one.binary_url, one.binary_sha256 or "")
-        if entry.artifact is None:
-            self._fetchers.submit(self._fetch_and_start, one, entry, spec)
+        artifact = self._cache.cached(one.binary_url, one.binary_sha256 or "")
+        if artifact is None:
+            self._fetches.begin(one, entry, spec)
             return None
-        return self._with_gang(one, entry, spec.with_executable(str(entry.artifact.path)))
+        self._registry.keep(entry, artifact)
+        return self._with_gang(one, entry, spec.with_executable(str(artifact.path)))
 
-    def _admitted(self, one: Assignment, entry: Entry, spec: RunSpec) -> None:
-        """Goes on with a container whose image was checked. When the agent stops, the next one hands it back."""
-        if self._stopping.is_set():
+    def _fetched(self, one: Assignment, entry: Entry, spec: RunSpec, artifact: Artifact) -> None:
+        if self._registry.keep(entry, artifact):
+            self._go_on(one, entry, spec.with_executable(str(artifact.path)))
+
+    def _not_fetched(self, entry: Entry, exc: Exception) -> None:
+        if isinstance(exc, ArtifactError):
+            self._refuse(entry, ending_of_failed_fetch(exc), str(exc))
+        else:
+            self._not_prepared(entry, exc)
+
+    def _not_prepared(self, entry: Entry, exc: Exception) -> None:
+        """Whatever it was: an attempt that is held here but never started nor told would be renewed for ever."""
+        if not self._stopping.is_set():
+            log.error("attempt %s could not be prepared", entry.attempt_id, exc_info=exc)
+            self._refuse(entry, Ending(started=False, node_fault=True), f"the node could not prepare the job: {exc}")
+
+    def _go_on(self, one: Assignment, entry: Entry, spec: RunSpec) -> None:
+        """Starts an attempt whose program is here or whose image was checked, if it is still wanted."""
+        if self._stopping.is_set() or entry.cancelled.is_set():
             return
         try:
             ready = self._with_gang(one, entry, spec)
         except Exception as exc:
-            log.exception("attempt %s could not be prepared", entry.attempt_id)
-            self._refuse(entry, Ending(started=False, node_fault=True), f"the node could not prepare the job: {exc}")
+            self._not_prepared(entry, exc)
             return
         if ready is not None:
             self._start_all([(entry, ready)])
@@ -171,33 +196,14 @@ class Starter:
             simulated_gpus=bool(self._settings.simulate_gpus),
         )  # fmt: skip
 
-    def _fetch_and_start(self, one: Assignment, entry: Entry, spec: RunSpec) -> None:
-        try:
-            entry.artifact = self._cache.fetch(one.binary_url or "", one.binary_sha256 or "", entry.cancelled)
-        except FetchCancelled:
-            if not self._stopping.is_set():
-                self._refuse(entry, Ending(started=False, stopped=True), "stopped before it started")
-            return
-        except ArtifactError as exc:
-            self._refuse(entry, ending_of_failed_fetch(exc), str(exc))
-            return
-        except Exception as exc:
-            log.exception("the download for attempt %s failed", entry.attempt_id)
-            self._refuse(entry, Ending(started=False, node_fault=True), f"the node could not fetch the program: {exc}")
-            return
-        fetched = self._with_gang(one, entry, spec.with_executable(str(entry.artifact.path)))
-        if fetched is not None:
-            self._start([(entry, fetched)])
-
     def _start(self, ready: list[tuple[Entry, RunSpec]]) -> None:
-        """Hands specifications to the runner. A stop that came meanwhile wins; a lease that passed is left alone."""
+        """Hands specifications to the runner; what was stopped or lost meanwhile has been seen to."""
         going = []
-        for entry, spec in ready:
-            if entry.cancelled.is_set():
-                self._refuse(entry, Ending(started=False, stopped=True), "stopped before it started")
-            elif self._registry.get(entry.attempt_id) is entry:
-                entry.launched = True
-                going.append((entry, replace(spec, deadline=entry.deadline)))
+        with self._deciding:
+            for entry, spec in ready:
+                if not entry.cancelled.is_set() and self._registry.get(entry.attempt_id) is entry:
+                    entry.launched = True
+                    going.append((entry, replace(spec, deadline=entry.deadline)))
         if not going:
             return
         try:
@@ -239,13 +245,18 @@ class Starter:
 
     def stop_entry(self, entry: Entry, cause: str, grace_s: float) -> None:
         """Stops an attempt, whether it runs or is still being prepared; asking again changes nothing."""
-        if entry.stopping == cause:
-            return
-        entry.stopping = cause
-        entry.grace_s = grace_s
-        entry.cancelled.set()
-        if entry.launched:
+        with self._deciding:
+            if entry.stopping == cause:
+                return
+            entry.stopping = cause
+            entry.grace_s = grace_s
+            entry.cancelled.set()
+            launched = entry.launched
+        if launched:
             self._stop_launched(entry)
+        else:
+            # Whoever prepares it may hang, at a registry or a slow server, and need not be waited for.
+            self._refuse(entry, Ending(started=False, stopped=True), "stopped before it started")
 
     def _stop_launched(self, entry: Entry) -> None:
         try:

@@ -46,6 +46,7 @@ class Site:
     def __init__(self, fabric: Fabric, directory: Path) -> None:
         self.fabric = fabric
         self.directory = directory
+        self.fetch_timeout_s = 5.0
         self.runners: dict[str, OutlivingRunner] = {}
         self.agents: list[Agent] = []
         self._databases: list[Database] = []
@@ -73,7 +74,7 @@ class Site:
         cache = ArtifactCache(
             self.directory / f"cache-{len(self.agents)}",
             2**20,
-            FetchPolicy(allow_loopback=True, max_bytes=2**20, timeout_s=5.0),
+            FetchPolicy(allow_loopback=True, max_bytes=2**20, timeout_s=self.fetch_timeout_s),
         )
         agent = Agent(db, chosen, runner, cache, Ringer(chosen), Confinement(), f"host:{name}", runners)
         self.agents.append(agent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 
 import pytest
@@ -37,3 +38,11 @@ def test_who_waits_gets_the_turn_that_is_given_back_also_by_a_failure() -> None:
         raise ValueError("failed")
     assert got.wait(30)
     thread.join()
+
+
+def test_who_is_not_wanted_any_more_waits_no_longer() -> None:
+    turns, unwanted = Turns(1, 1), threading.Event()
+    with turns.turn("a", 0):
+        unwanted.set()
+        with pytest.raises(NoTurn), turns.turn("b", math.inf, unwanted):
+            pass
