@@ -6,7 +6,6 @@ from functools import partial
 from threading import Event
 
 from flask import Flask
-from flask_smorest import Api
 
 from app.api import auth, documentation, errors, limits, trace
 from app.api.ai import contract as ai
@@ -30,7 +29,6 @@ from app.storage.faults import parse_faults
 from config.settings import Settings
 
 CONTRACTS: tuple[Contract, ...] = (jobs.CONTRACT, ai.CONTRACT, compute.CONTRACT, gpu.CONTRACT, hpc.CONTRACT)
-VERSION = "1"
 IMAGE_CHECK_S = 10.0
 """How long a submit may wait for the registry of its image, where the image must be signed."""
 
@@ -94,20 +92,10 @@ def _image_turns(threads: int) -> Turns:
 
 def _mount(app: Flask, contract: Contract) -> None:
     """A contract at its prefix, with a document of its own."""
-    prefix = f"{contract.name.upper()}_"
-    app.config.update(
-        {prefix + "API_TITLE": contract.title, prefix + "API_VERSION": VERSION, prefix + "OPENAPI_VERSION": "3.0.3"}
-    )
-    options = {"ERROR_SCHEMA": contract.error_schema, "DEFAULT_ERROR_RESPONSE_NAME": None}
-    kind = type("ContractApi", (Api,), options)
-    api = kind(app, config_prefix=prefix)
-    api.spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer"})
-    api.register_blueprint(contract.blueprint, url_prefix=contract.at)
+    app.register_blueprint(contract.blueprint, url_prefix=contract.at)
     for beside in contract.outside:
         app.register_blueprint(beside)
-    spec = {**api.spec.to_dict(), "security": [{"bearer": []}]}
-    documentation.add_refusals(spec, contract.error_schema.__name__)
-    documentation.install(app, contract.name, spec, contract.at)
+    documentation.install(app, contract)
 
 
 def _forms(app: Flask) -> dict[str, errors.ErrorForm]:
