@@ -57,10 +57,7 @@ class Course:
         wanted = attempt.wanted
         assert wanted is not None
         try:
-            say = partial(self._book.say, attempt)
-            image = self._images.bring(wanted, say, lambda: attempt.state == ENDED)
-            attempt.record["image_digest"] = image.digest
-            attempt.container = self._create(attempt, wanted, image.id)
+            attempt.container = self._make(attempt, wanted)
         except PullCancelled:
             return
         except (ImageUnavailable, EngineAway) as exc:
@@ -73,7 +70,23 @@ class Course:
             refused = exc.status in (400, 404)
             self._book.fail(attempt, **{"spawn_error" if refused else "node_fault": f"no container was made: {exc}"})
             return
+        finally:
+            self._images.done(attempt.id)
         self._start(attempt)
+
+    def _make(self, attempt: Attempt, wanted: Wanted, again: bool = True) -> str:
+        """Bring the image and have the engine make a container of it; return its id."""
+        image = self._images.bring(wanted, partial(self._book.say, attempt), lambda: attempt.state == ENDED)
+        attempt.record["image_digest"] = image.digest
+        try:
+            return self._create(attempt, wanted, image.id)
+        except EngineError as exc:
+            if exc.status != 404 or "no such image" not in str(exc).lower():
+                raise
+            # Another keeper of this engine, or its operator, has just removed it: nothing is wrong with the job.
+            if not again:
+                raise ImageUnavailable(f"image {image.name} was removed while it was needed: {exc}") from exc
+        return self._make(attempt, wanted, again=False)
 
     def _create(self, attempt: Attempt, wanted: Wanted, image_id: str) -> str:
         labels = {LABEL_NODE: self._book.name, LABEL_ATTEMPT: attempt.id, LABEL_JOB: attempt.spec.job_id}

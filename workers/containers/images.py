@@ -22,6 +22,8 @@ from workers.containers.reference import Reference
 RESOLVE_TIMEOUT_S = 60.0
 PULL_IDLE_S = 300.0
 TELL_EVERY_S = 2.0
+COMING_S = 86_400.0
+"""How long an image that is noted may take to come: pulls go on for hours, and one given up may still succeed."""
 _MIB = 1 << 20
 _REFUSALS = re.compile(
     r"manifest unknown|not found|does not exist|access denied|unauthorized|authentication required|no basic auth"
@@ -70,15 +72,17 @@ class Images:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._used: dict[str, float] = {}
+        self._needed: dict[str, str] = {}
         self._private = PrivateImages(f"{memory_path}.private")
         with contextlib.suppress(OSError, ValueError):
             with open(memory_path, encoding="utf-8") as file:
                 self._used = {str(name): float(at) for name, at in json.load(file).items()}
 
     def bring(self, wanted: Wanted, say: Say, cancelled: Callable[[], bool]) -> Image:
-        """Return the image, on this host. `pull` is always (a tag is looked up each time), missing, or never.
+        """Return the image, on this host, where `trim` leaves it until `done`, whether or not this raises.
 
-        One that was refused before it came here is refused in the same words, so that they are in the job's log too.
+        `pull` is always (a tag is looked up each time), missing, or never. One that was refused before it came here is
+        refused in the same words, so that they are in the job's log too.
         Raises ImageRefused, ImageUnavailable, PullCancelled.
         """
         if wanted.refused:
@@ -91,13 +95,15 @@ class Images:
         local = self._local(reference.name, reference) if reference.digest or wanted.pull != "always" else None
         if local is not None:
             self._check_access(local, wanted)
-            return self._noted(local)
+            self._note(local.name, wanted)
+            return local
         if wanted.pull == "never":
             raise ImageRefused(f"image {reference.name} is not on this node, and this node pulls none")
         digest = reference.digest or self._resolve(reference.name, wanted.credentials)
         name = reference.pinned(digest)
         local = self._local(name, reference)
-        pulled = local is None
+        # Before it is pulled: an image that comes and is not wanted any more is to be removed one day, too.
+        self._note(name, wanted, pulled=local is None)
         if local is None:
             if wanted.scope:
                 self._private.allow(digest, wanted.scope)
@@ -106,7 +112,12 @@ class Images:
         if local is None:
             raise ImageUnavailable(f"image {name} was pulled and is not there")
         self._let(digest, wanted.scope)
-        return self._noted(Image(local.id, digest, name), pulled)
+        return Image(local.id, digest, name)
+
+    def done(self, attempt_id: str) -> None:
+        """The attempt has its container, which keeps the image from now on, or needs none."""
+        with self._lock:
+            self._needed.pop(attempt_id, None)
 
     def _check_access(self, local: Image, wanted: Wanted) -> None:
         """Have the registry say that a job may have an image which another tenant's credentials brought here."""
@@ -172,24 +183,28 @@ class Images:
             raise _trouble(name, exc.status, str(exc)) from exc
         say(f"pulled image in {time.monotonic() - started:.1f} s")
 
-    def _noted(self, image: Image, pulled: bool = False) -> Image:
+    def _note(self, name: str, wanted: Wanted, pulled: bool = False) -> None:
         with self._lock:
+            self._needed[wanted.spec.attempt_id] = name
             # What was here before is the operator's: it is used, and never removed.
-            if pulled or image.name in self._used:
-                self._used[image.name] = time.time()
+            if pulled or name in self._used:
+                self._used[name] = time.time()
                 self._save()
-        return image
 
     def trim(self) -> None:
         """Remove the images brought here that were used longest ago, until the rest fits. Never raises."""
         with contextlib.suppress(EngineError, KeyError, TypeError), self._lock:
             sizes = {name: int(one["Size"]) for one in self._listed() for name in one.get("RepoDigests") or []}
             self._private.prune({name.partition("@")[2] for name in sizes})
-            self._used = {name: at for name, at in self._used.items() if name in sizes}
-            total = sum(sizes[name] for name in self._used)
-            for name in sorted(self._used, key=self._used.__getitem__):
+            coming = time.time() - COMING_S
+            self._used = {name: at for name, at in self._used.items() if name in sizes or at > coming}
+            ours = [name for name in sorted(self._used, key=self._used.__getitem__) if name in sizes]
+            total, needed = sum(sizes[name] for name in ours), set(self._needed.values())
+            for name in ours:
                 if total <= self._max_bytes:
                     break
+                if name in needed:
+                    continue
                 try:
                     self._engine.call("DELETE", f"/images/{name}")
                 except EngineError as exc:
