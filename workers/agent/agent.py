@@ -374,10 +374,11 @@ class Agent:
                     self._forget([h.attempt_id])
                 continue
             info = known[attempt_id]
-            self.registry.take_slot(h.slot)
+            # A runner keeps no slot for what has ended, and after a crash does not know which it was.
+            slot = self.registry.take_slot(h.slot) if h.record is None else None
             entry = Entry(
                 attempt_id=attempt_id, token=row.token, job_id=row.job_id, attempt=row.number, type=info.type,
-                tenant_id=info.tenant_id, log_day=info.log_day, slot=h.slot, runner=info.runner, deadline=h.deadline,
+                tenant_id=info.tenant_id, log_day=info.log_day, slot=slot, runner=info.runner, deadline=h.deadline,
                 claimed_wall=info.claimed_at.timestamp(), grace_s=row.grace_s, launched=True,
                 gpu_uuids=tuple(info.gpu_uuids), gpu_slice_bytes=info.gpu_slice_bytes,
                 gang=info.gang, started_wall=h.started_wall,

@@ -126,7 +126,7 @@ class ClaimLoop:
         return not self._hungry or self.draining or self.leaving or self._stopped.is_set() or self._unfit()
 
     def _finish_and_claim(self, ends: Sequence[Finished], settle: Callable[[FinishResult], None]) -> None:
-        limit = min(self._registry.free_slots + len(ends), BATCH)
+        limit = min(self._registry.free_after(end.attempt_id for end in ends), BATCH)
         sent = boottime()
         self.claims_begun += 1
         try:

@@ -18,6 +18,7 @@ from workers.runners.base import ExitRecord
 class Entry:
     """One attempt on this node. `stored` is the position up to which its output is in the database.
 
+    `slot` is None for one that had ended when this agent found it: the runner has no slot for it any more.
     `gpu_slice_bytes`: its share of a GPU's memory; None when it has its GPUs to itself.
     """
 
@@ -28,7 +29,7 @@ class Entry:
     type: str
     tenant_id: UUID
     log_day: date
-    slot: int
+    slot: int | None
     runner: str
     deadline: float
     claimed_wall: float
@@ -75,6 +76,12 @@ class Registry:
         """How many more attempts have a slot."""
         return len(self._free)
 
+    def free_after(self, ended: Iterable[UUID]) -> int:
+        """How many more attempts will have a slot once these are removed."""
+        with self._lock:
+            gone = (self._entries.get(attempt_id) for attempt_id in ended)
+            return len(self._free) + len({one.slot for one in gone if one is not None and one.slot is not None})
+
     def take_slot(self, wanted: int | None = None) -> int | None:
         """Reserves a slot (a particular one for an attempt found running), or None when there is none."""
         with self._lock:
@@ -106,10 +113,10 @@ class Registry:
         return here
 
     def remove(self, attempt_id: UUID) -> Entry | None:
-        """Lets go of an attempt: its slot is free, its artifact may be evicted."""
+        """Lets go of an attempt: its slot, if it has one, is free, its artifact may be evicted."""
         with self._lock:
             entry = self._entries.pop(attempt_id, None)
-            if entry is not None and entry.slot not in self._free:
+            if entry is not None and entry.slot is not None and entry.slot not in self._free:
                 self._free.append(entry.slot)
         if entry is not None and entry.artifact is not None:
             entry.artifact.release()

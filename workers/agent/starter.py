@@ -187,6 +187,7 @@ class Starter:
         return entry
 
     def _spec(self, one: Assignment, entry: Entry) -> RunSpec:
+        assert entry.slot is not None, "what was claimed has a slot"
         if one.runner == "container":
             return container_spec(one, entry.slot, entry.deadline, self._settings)
         attempt_id, runner = str(one.attempt_id), self._runner

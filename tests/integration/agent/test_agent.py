@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from app.services.claim import Claimer, claim
 from app.services.inspect import job_detail
 from app.services.stop import request_stop
 from app.storage.faults import Fault, FaultPlan
-from tests.factories import Fabric, job, share, until
+from tests.factories import Fabric, job, raw, share, until
 from tests.integration.agent.conftest import OutlivingRunner, Site
+from workers.runners.base import Held
 
 
 def fake(**does: Any) -> Any:
@@ -96,6 +98,34 @@ def test_what_ended_while_no_agent_was_there_is_told_by_the_next(site: Site) -> 
     site.until_ended(job_id) if site.fabric.row(job_id).attempt > 1 else until(
         lambda: site.fabric.attempts(job_id)[0].outcome is not None
     )
+
+
+def test_what_ended_while_no_agent_was_there_takes_no_slot_from_what_begins(site: Site, database_url: str) -> None:
+    """A keeper that died does not know the slots of what it ran, and says 0 for each."""
+
+    class Forgetful(OutlivingRunner):
+        def attach(self) -> list[Held]:
+            return [held if held.running else replace(held, slot=0) for held in super().attach()]
+
+    runner = Forgetful(site.directory / "forgetful")
+    site.runners["n1"] = runner
+    first = site.agent(slots=4)
+    ended = site.fabric.submit(*[fake(duration_s="forever") for _ in range(3)])
+    until(lambda: all(running(site.fabric, one) for one in ended))
+    first.stop()
+    for held in runner.attach():
+        runner.stop(held.attempt_id, 0.0, "")
+    with raw(database_url) as other:
+        # Their ends cannot be told yet, so that all of them are still here.
+        other.cursor().execute("SELECT 1 FROM job FOR UPDATE")
+        second = site.agent(slots=4)
+        assert [entry.slot for entry in second.registry.all()] == [None] * 3
+        assert second.registry.free_slots == 4
+        other.rollback()
+    until(lambda: all(site.fabric.attempts(one)[0].outcome is not None for one in ended))
+    site.fabric.submit(*[fake(duration_s="forever") for _ in range(4)])
+    until(lambda: len(second.registry) == 4)
+    assert sorted(entry.slot for entry in second.registry.all()) == [0, 1, 2, 3]
 
 
 def test_what_a_restarted_agent_lost_is_handed_back_at_once(site: Site) -> None:

@@ -11,7 +11,7 @@ from workers.agent.registry import Entry, Registry
 from workers.artifacts import Artifact
 
 
-def entry(slot: int) -> Entry:
+def entry(slot: int | None) -> Entry:
     return Entry(uuid4(), uuid4(), uuid4(), 1, "t", UUID(int=1), date(2024, 1, 1), slot, "fake", 0, 0, 1)
 
 
@@ -41,3 +41,25 @@ def test_a_program_that_comes_when_its_attempt_has_gone_is_let_go() -> None:
     registry.remove(one.attempt_id)
     assert not registry.keep(one, program.artifact)
     assert program.released == 1
+
+
+def test_an_attempt_without_a_slot_gives_none_back() -> None:
+    registry, ended, other = Registry(2), entry(None), entry(None)
+    registry.add(ended)
+    registry.add(other)
+    assert registry.free_slots == registry.free_after([ended.attempt_id, other.attempt_id]) == 2
+    fresh = entry(registry.take_slot())
+    registry.add(fresh)
+    registry.remove(ended.attempt_id)
+    assert registry.free_slots == 1
+    registry.remove(other.attempt_id)
+    assert registry.take_slot() != fresh.slot
+    assert registry.take_slot() is None
+
+
+def test_slots_that_will_be_free_are_those_of_attempts_that_are_here() -> None:
+    registry = Registry(4)
+    held = [entry(registry.take_slot()) for _ in range(3)]
+    for one in held[1:]:
+        registry.add(one)
+    assert registry.free_after([one.attempt_id for one in held]) == 1 + 2
