@@ -147,12 +147,17 @@ def run(settings: Settings, argv: Sequence[str] = ()) -> int:
 def _run_without_broker(agent: Agent, drain_limit_s: float | None) -> int:
     """The agent alone: it polls, and everything but the speed is the same."""
     done = threading.Event()
+
+    def end(*_: object) -> None:
+        agent.give_up()
+        done.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: done.set())
-    agent.start()
-    done.wait()
-    if drain_limit_s is not None:
-        agent.drain(drain_limit_s)
+        signal.signal(number, end)
+    if agent.start():
+        done.wait()
+        if drain_limit_s is not None:
+            agent.drain(drain_limit_s)
     agent.stop()
     return 0
 

@@ -55,6 +55,8 @@ log = logging.getLogger(__name__)
 
 STALE_TASKS_S = 30.0
 DRAIN_END_S = 5.0
+LOOK_S = 0.2
+"""How often the waiting for the database looks whether it is still wanted."""
 
 
 @dataclass(frozen=True)
@@ -138,14 +140,19 @@ class Agent:
             Overuse(runner, settings.gpu_overuse == "kill"),
         )  # fmt: skip
         self._adopted = False
+        self._serves = False
+        self._given_up = False
 
     # -- life ----------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Registers (waiting for the database if need be), adopts what runs here already, and begins to claim."""
+    def start(self) -> bool:
+        """Registers (waiting for the database if need be), adopts what runs here already, and begins to claim.
+
+        Returns False when `give_up` or `stop` came before that was done.
+        """
         pause, same_host = 0.1, True
         self._runner.subscribe(self._on_event)
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and not self._given_up:
             try:
                 registered = nodes.register(self._db, self.offer, self._settings.lease_s)
                 self._claims.who = replace(self._claims.who, incarnation=registered.incarnation)
@@ -155,10 +162,11 @@ class Agent:
                 break
             except (FabricError, RunnerError) as exc:
                 log.warning("cannot take up the node yet: %s", exc)
-                self._stopping.wait(pause)
+                self._wait_to_try_again(pause)
                 pause = min(5.0, pause * 2)
         else:
-            return
+            return False
+        self._serves = True
         self._reporter.start()
         # Before the renewer, which tells what it says.
         self._gpus.start()
@@ -171,17 +179,29 @@ class Agent:
             self.offer.cpus_milli / 1000, self.offer.memory_bytes >> 20, len(self.offer.gpus),
             self._confinement.sandbox,
         )  # fmt: skip
+        return True
+
+    def _wait_to_try_again(self, pause_s: float) -> None:
+        over = time.monotonic() + pause_s
+        while time.monotonic() < over and not self._given_up:
+            self._stopping.wait(min(pause_s, LOOK_S))
+
+    def give_up(self) -> None:
+        """Ends the waiting of `start`; may be called by a signal's handler, as no lock is taken."""
+        self._given_up = True
 
     def stop(self) -> None:
         """Detaches: nothing more is claimed or told, and whatever runs goes on under the keeper."""
         self._stopping.set()
-        self._claims.stop()
-        self._renewer.stop()
-        self._sampler.stop()
+        if self._serves:
+            self._claims.stop()
+            self._renewer.stop()
+            self._sampler.stop()
         self._gpus.stop()
         self._starter.stop()
         self._cache.close()
-        self._reporter.stop()
+        if self._serves:
+            self._reporter.stop()
         self._runner.close()
 
     def drain(self, limit_s: float) -> int:

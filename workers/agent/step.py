@@ -11,6 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from celery import Celery, bootsteps
+from celery.signals import worker_shutting_down
 from celery.worker.control import Panel
 from celery.worker.state import revoked
 
@@ -36,21 +37,29 @@ def install(app: Celery, agent: Agent, drain_limit_s: float | None = None) -> No
             super().__init__(worker, **options)
             self._events = TaskEvents(app, agent, worker.hostname)
             self._appetite = Appetite(agent, worker)
+            self._serves = False
 
         def start(self, worker: Any) -> None:
-            agent.start()
-            self._events.start()
-            self._appetite.start()
+            self._serves = agent.start()
+            if self._serves:
+                self._events.start()
+                self._appetite.start()
 
         def stop(self, worker: Any) -> None:
             self._appetite.stop()
-            if drain_limit_s is not None:
+            if self._serves and drain_limit_s is not None:
                 agent.drain(drain_limit_s)
             agent.stop()
-            self._events.stop()
+            if self._serves:
+                self._events.stop()
 
         terminate = stop
 
+    def give_up(**_told: Any) -> None:
+        # Till the agent has started no loop of Celery's looks whether the worker is to end.
+        agent.give_up()
+
+    worker_shutting_down.connect(give_up, weak=False)
     app.steps["worker"].add(AgentStep)
     bells.listen(bells.BELL, agent.bell)
     bells.listen(bells.WAKE, agent.wake)
