@@ -201,6 +201,8 @@ class Starter:
         """Hands specifications to the runner; what was stopped or lost meanwhile has been seen to."""
         going = []
         with self._deciding:
+            if self._stopping.is_set():
+                return
             for entry, spec in ready:
                 if not entry.cancelled.is_set() and self._registry.get(entry.attempt_id) is entry:
                     entry.launched = True
@@ -267,4 +269,6 @@ class Starter:
             log.warning("attempt %s could not be stopped, the next renewal tries again: %s", entry.attempt_id, exc)
 
     def _refuse(self, entry: Entry, ending: Ending, message: str) -> None:
-        self._tell_ended(entry, refused(entry, ending, message))
+        # An agent on its way out breaks off what it prepares: that is no fault of the node, nor of the job.
+        if not self._stopping.is_set():
+            self._tell_ended(entry, refused(entry, ending, message))

@@ -121,6 +121,34 @@ class TestDownloads:
         assert site.fabric.value("SELECT count(*) FROM attempt WHERE outcome IS NULL") == MOST_EACH - 1
         assert site.runners["n1"].attach() == []
 
+    def test_a_restart_breaks_downloads_off_at_no_charge(self, site: Site, agent: Agent, web: Web) -> None:
+        (slow,) = site.fabric.submit(web.program("/slow"))
+        until(lambda: web.asked)
+        agent.stop()
+        assert [(a.outcome, a.reason) for a in site.fabric.attempts(slow)] == [(None, None)]
+        web.over.set()
+        site.agent(slots=16, fetch_schemes=("http", "https"))
+        until(lambda: len(site.fabric.attempts(slow)) == 2)
+        assert site.fabric.attempts(slow)[0].outcome == "lost"
+        assert (site.fabric.row(slow).failures, site.fabric.row(slow).lost_nodes) == (0, [])
+
+    def test_what_an_agent_claimed_while_it_stopped_is_handed_back_at_no_charge(
+        self, site: Site, agent: Agent, web: Web
+    ) -> None:
+        """A claim may be under way when all else has ended: nothing of it is taken for the node's fault."""
+        (plain,) = site.fabric.submit(job())
+        until(lambda: site.fabric.state(plain) == JobState.COMPLETED)
+        agent._stopping.set()
+        agent._starter.stop()
+        agent._cache.close()
+        late = site.fabric.submit(job(), web.program("/fast"))
+        until(lambda: len(agent.registry) == 2)
+        agent.stop()
+        assert [a.outcome for one in late for a in site.fabric.attempts(one)] == [None, None]
+        site.agent(slots=16, fetch_schemes=("http", "https"))
+        site.until_ended(*late)
+        assert [[a.outcome for a in site.fabric.attempts(one)] for one in late] == [["lost", "completed"]] * 2
+
 
 @pytest.fixture
 def mute() -> Iterator[str]:
