@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from workers.containers.engine import Engine, EngineError, registry_header
-from workers.containers.private import PrivateImages
 from workers.containers.recipe import Wanted
 from workers.containers.reference import Reference
+from workers.containers.rights import Rights
 
 RESOLVE_TIMEOUT_S = 60.0
 PULL_IDLE_S = 300.0
@@ -73,7 +73,7 @@ class Images:
         self._lock = threading.Lock()
         self._used: dict[str, float] = {}
         self._needed: dict[str, str] = {}
-        self._private = PrivateImages(f"{memory_path}.private")
+        self._rights = Rights(f"{memory_path}.rights")
         with contextlib.suppress(OSError, ValueError):
             with open(memory_path, encoding="utf-8") as file:
                 self._used = {str(name): float(at) for name, at in json.load(file).items()}
@@ -105,13 +105,11 @@ class Images:
         # Before it is pulled: an image that comes and is not wanted any more is to be removed one day, too.
         self._note(name, wanted, pulled=local is None)
         if local is None:
-            if wanted.scope:
-                self._private.allow(digest, wanted.scope)
             self._pull(reference, digest, wanted.credentials, say, cancelled)
             local = self._local(name, reference)
         if local is None:
             raise ImageUnavailable(f"image {name} was pulled and is not there")
-        self._let(digest, wanted.scope)
+        self._rights.allow(digest, wanted.scope)
         return Image(local.id, digest, name)
 
     def done(self, attempt_id: str) -> None:
@@ -120,18 +118,18 @@ class Images:
             self._needed.pop(attempt_id, None)
 
     def _check_access(self, local: Image, wanted: Wanted) -> None:
-        """Have the registry say that a job may have an image which another tenant's credentials brought here."""
-        digest = self._private.barred(local.digests, wanted.scope)
-        if digest is not None:
-            self._resolve(wanted.image.pinned(digest), wanted.credentials)
-            self._let(digest, wanted.scope)
+        """Have the registry say that a job may have an image on this host, unless that is known.
 
-    def _let(self, digest: str, scope: str) -> None:
-        """The registry let this job have it. Without a tenant's own credentials that holds for everybody."""
-        if not scope:
-            self._private.open(digest)
-        elif self._private.barred((digest,), scope) is not None:
-            self._private.allow(digest, scope)
+        The operator's own need no registry: those that never came from one, or have a name that only an operator gives,
+        and on a node that pulls nothing all that are not known to be somebody's.
+        """
+        if not local.digests or self._rights.are_shown(local.digests, wanted.scope):
+            return
+        if (wanted.pull == "never" or local.digest is None) and not self._rights.are_private(local.digests):
+            return
+        digest = local.digest or local.digests[0]
+        self._resolve(wanted.image.pinned(digest), wanted.credentials)
+        self._rights.allow(digest, wanted.scope)
 
     def _local(self, name: str, reference: Reference) -> Image | None:
         try:
@@ -195,7 +193,7 @@ class Images:
         """Remove the images brought here that were used longest ago, until the rest fits. Never raises."""
         with contextlib.suppress(EngineError, KeyError, TypeError), self._lock:
             sizes = {name: int(one["Size"]) for one in self._listed() for name in one.get("RepoDigests") or []}
-            self._private.prune({name.partition("@")[2] for name in sizes})
+            self._rights.prune({name.partition("@")[2] for name in sizes})
             coming = time.time() - COMING_S
             self._used = {name: at for name, at in self._used.items() if name in sizes or at > coming}
             ours = [name for name in sorted(self._used, key=self._used.__getitem__) if name in sizes]
