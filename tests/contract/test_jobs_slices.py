@@ -38,6 +38,19 @@ def test_what_is_no_slice_is_refused(api: Caller, resources: dict[str, Any], wor
     assert words in str(answer.json)
 
 
+@pytest.mark.parametrize(
+    ("resources", "words"),
+    [
+        ({"gpu_memory_mib": 4096}, "gpus: must be at least 1 beside gpu_memory_mib"),
+        ({"gpu_model": "A100", "gpu_memory_mib": 1, "gpus": 0}, "at least 1 beside gpu_memory_mib and gpu_model"),
+    ],
+)
+def test_a_kind_of_gpu_without_any_is_refused(api: Caller, resources: dict[str, Any], words: str) -> None:
+    answer = api.post("/jobs", json=body(**resources))
+    assert is_error(answer, 400)
+    assert words in str(answer.json)
+
+
 def test_gpus_are_given_whole_unless_a_slice_is_asked(api: Caller) -> None:
     made = api.post("/jobs", json=body(gpus=1, gpu_shared=False)).json
     assert api.get(f"/jobs/{made['id']}/explain").json["asks"]["gpu_shared"] is False

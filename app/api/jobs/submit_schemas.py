@@ -35,6 +35,9 @@ class ResourcesAsked(StrictSchema):
     @ma.validates_schema
     def _slice(self, data: Mapping[str, Any], **_: Any) -> None:
         if not data.get("gpu_shared"):
+            wanted = [name for name in ("gpu_memory_mib", "gpu_model") if data.get(name)]
+            if wanted and not data.get("gpus"):
+                raise ma.ValidationError(f"must be at least 1 beside {' and '.join(wanted)}", "gpus")
             return
         if data.get("gpus", 1) != 1:
             raise ma.ValidationError(f"must be 1 beside gpu_shared, not {data['gpus']}", "gpus")
