@@ -68,11 +68,13 @@ def _reap_one_by_one(db: Database, settings: Settings, batch: int) -> Pass:
     done = Pass("reap", ran=True, detail={"reaped": 0, "alerts": []})
     with db.transaction("read") as tx:
         seen = leases.census(tx)
-        if seen.up_s < settings.lease_s or brake(seen.expired, seen.live):
+        if seen.up_s < settings.lease_s:
+            return done
+        if brake(seen.expired, seen.live) and not _brake_is_over(tx, settings, done):
             return done
         attempt_ids = [row.attempt_id for row in leases.expired(tx, batch)]
     for attempt_id in attempt_ids:
-        one = Pass("reap")
+        one = Pass("reap", detail={key: done.detail[key] for key in ("mass_since",) if key in done.detail})
         try:
             with db.transaction("reap") as tx:
                 done.ready |= _expire(tx, [attempt_id], one)

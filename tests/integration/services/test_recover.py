@@ -95,6 +95,23 @@ def test_when_many_leases_expire_at_once_the_reaper_waits_one_lease_and_counts_n
     fabric.assert_in_order()
 
 
+def test_when_many_leases_expire_at_once_one_attempt_that_cannot_be_ended_holds_up_no_other(
+    fabric: Fabric, node: Node
+) -> None:
+    other = fabric.add_tenant()
+    fabric.submit_one(tenant=other)
+    fabric.submit(*[job()] * 9)
+    taken = fabric.claim(node)
+    fabric.start(*taken)
+    fabric.sql("UPDATE usage SET jobs = 0 WHERE tenant_id = %s", other)
+    fabric.expire()
+    assert "too many" in fabric.reap(lease_s=0.5).detail["waits"]
+    fabric.sql("UPDATE task_run SET detail = jsonb_set(detail, '{mass_since}', '1') WHERE name = 'reap'")
+    done = fabric.reap(lease_s=0.5)
+    assert (done.detail["reaped"], len(done.detail["alerts"])) == (9, 1)
+    assert {tuple(fabric.row(t.job_id).lost_nodes) for t in taken} == {()}
+
+
 def test_leases_renewed_while_the_reaper_waited_are_spared(fabric: Fabric, node: Node) -> None:
     fabric.submit(*[job()] * 10)
     taken = fabric.claim(node)
