@@ -218,11 +218,17 @@ def audit(db: Database) -> Pass:
 
 
 def retain(db: Database, settings: Settings, ahead: int = 14) -> Pass:
-    """Makes the coming days' partitions, drops what is older than its retention, in bounded steps."""
+    """Makes the coming days' partitions, drops what is older than its retention, in bounded steps.
+
+    A day's logs stay while an attempt that was claimed on it runs, and for the retention after that.
+    """
 
     def work(tx: Tx, done: Pass) -> None:
+        before = upkeep.last_detail(tx, "retain").get("kept_logs", {})
+        kept = upkeep.days_of_live_logs(tx, settings.retain_days, before)
+        done.detail["kept_logs"] = kept
         done.detail["made"] = upkeep.make_partitions(tx, ahead)
-        done.detail["dropped"] = upkeep.drop_partitions(tx, settings.retain_days)
+        done.detail["dropped"] = upkeep.drop_partitions(tx, settings.retain_days, kept)
         done.detail["samples"] = tracked.drop_old_samples(tx, settings.retain_days)
         statistics.drop_old(tx)
         if upkeep.try_task_lock(tx, "stats"):

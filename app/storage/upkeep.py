@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -60,16 +60,38 @@ def since_run(tx: Tx, name: str) -> float | None:
     return None if age is None else float(age)
 
 
-def drop_partitions(tx: Tx, retain_days: int) -> list[str]:
-    """Drops daily partitions older than `retain_days`, and such rows of days that had none; the partitions' names."""
+def days_of_live_logs(tx: Tx, retain_days: int, before: Mapping[str, str]) -> dict[str, str]:
+    """The days (YYYYMMDD) older than `retain_days` of which logs are kept still, and when an attempt last needed each.
+
+    An attempt's log is under the day of its claim, whenever it was written: its retention begins when the attempt is
+    over. `before` is the last answer, by which a day is remembered for `retain_days` more.
+    """
+    rows = tx.rows(
+        """SELECT d AS day, max(last) AS last FROM (
+            SELECT to_char(a.log_day, 'YYYYMMDD') AS d, to_char(CURRENT_DATE, 'YYYYMMDD') AS last
+            FROM allocation l JOIN attempt a ON a.id = l.attempt_id WHERE a.log_day < CURRENT_DATE - %(days)s::int
+            UNION ALL SELECT key, value FROM jsonb_each_text(%(before)s::jsonb)) x
+        WHERE last >= to_char(CURRENT_DATE - %(days)s::int, 'YYYYMMDD') GROUP BY 1""",
+        {"days": retain_days, "before": Json(dict(before))},
+    )
+    return {row.day: row.last for row in rows}
+
+
+def drop_partitions(tx: Tx, retain_days: int, kept_logs: Collection[str] = ()) -> list[str]:
+    """Drops daily partitions older than `retain_days`, and such rows of days that had none; the partitions' names.
+
+    Logs of the days `kept_logs` (YYYYMMDD) stay.
+    """
+    kept = sorted(kept_logs)
     names = [
         row[0]
         for row in tx.rows(
             """SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
             JOIN pg_class p ON p.oid = i.inhparent
             WHERE p.relname IN ('log_chunk', 'sample', 'event') AND c.relname ~ '_[0-9]{8}$'
-                AND right(c.relname, 8) < to_char(CURRENT_DATE - %(days)s::int, 'YYYYMMDD')""",
-            {"days": retain_days},
+                AND right(c.relname, 8) < to_char(CURRENT_DATE - %(days)s::int, 'YYYYMMDD')
+                AND NOT (p.relname = 'log_chunk' AND right(c.relname, 8) = ANY(%(kept)s::text[]))""",
+            {"days": retain_days, "kept": kept},
         )
     ]
     for name in names:
@@ -77,8 +99,13 @@ def drop_partitions(tx: Tx, retain_days: int) -> list[str]:
             events.raise_floor(tx, name)
         tx.run(f'DROP TABLE "{name}"')
     events.raise_floor(tx, "event_default", retain_days)
-    for default, day in (("log_chunk_default", "log_day"), ("sample_default", "day"), ("event_default", "day")):
+    for default, day in (("sample_default", "day"), ("event_default", "day")):
         tx.run(f"DELETE FROM {default} WHERE {day} < CURRENT_DATE - %(days)s::int", {"days": retain_days})
+    tx.run(
+        """DELETE FROM log_chunk_default WHERE log_day < CURRENT_DATE - %(days)s::int
+            AND to_char(log_day, 'YYYYMMDD') <> ALL(%(kept)s::text[])""",
+        {"days": retain_days, "kept": kept},
+    )
     return names
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -382,6 +384,39 @@ def test_old_partitions_go_and_new_partitions_come(new_fabric: Fabric) -> None:
     assert done.detail["made"] == 3 * 2
     assert recover.retain(fabric.db, fabric.settings, ahead=16).detail["made"] == 0
     fabric.assert_in_order()
+
+
+@pytest.mark.parametrize("partitioned", [True, False], ids=["a day with a partition", "a day without"])
+def test_the_log_of_a_job_that_runs_longer_than_the_retention_stays_that_long_after_its_end(
+    new_fabric: Fabric, partitioned: bool
+) -> None:
+    fabric = new_fabric
+    node = fabric.add_node()
+    job_id = fabric.submit_one()
+    taken = fabric.run(node)
+    fabric.sql("UPDATE attempt SET log_day = CURRENT_DATE - 20")
+    day = fabric.value("SELECT log_day FROM attempt")
+    if partitioned:
+        bounds = f"FROM ('{day}') TO ('{day + timedelta(days=1)}')"
+        fabric.sql(f"CREATE TABLE log_chunk_{day:%Y%m%d} PARTITION OF log_chunk FOR VALUES {bounds}")
+    said = report.Chunk(taken.attempt_id, day, 0, 6, 0, b"hello\n")
+    stranger = report.Chunk(uuid4(), day - timedelta(days=1), 0, 1, 0, b"x")
+    report.append_output(fabric.db, [said, stranger])
+
+    def kept() -> list[bytes]:
+        recover.retain(fabric.db, fabric.settings)
+        return [bytes(row.data) for row in fabric.all("SELECT data FROM log_chunk")]
+
+    assert kept() == [b"hello\n"], "while it runs"
+    fabric.finish(taken)
+    assert fabric.state(job_id) == JobState.COMPLETED
+    assert kept() == [b"hello\n"], "when it has ended"
+    fabric.sql(
+        """UPDATE task_run SET detail = jsonb_set(detail, ARRAY['kept_logs', %s],
+            to_jsonb(to_char(CURRENT_DATE - 15, 'YYYYMMDD'))) WHERE name = 'retain'""",
+        f"{day:%Y%m%d}",
+    )
+    assert kept() == [], "later"
 
 
 def test_jobs_that_ended_long_ago_go_in_bounded_steps_past_those_that_go_on(
