@@ -16,6 +16,7 @@ FILES = "/cfab"
 LABEL_NODE = "cfab.node"
 LABEL_ATTEMPT = "cfab.attempt"
 LABEL_JOB = "cfab.job"
+VISIBLE_GPUS = "NVIDIA_VISIBLE_DEVICES"
 SHM_BYTES = 1 << 30
 LOG_FILE_LEAST_BYTES = 1 << 20
 PULLS = ("always", "missing", "never")
@@ -78,11 +79,13 @@ def parse_wanted(raw: Any) -> Wanted:
 def container_config(wanted: Wanted, image_id: str, directory: str, labels: dict[str, str]) -> dict[str, Any]:
     """The body of the engine's "create container": no privileges, a read-only root, hard limits."""
     spec = wanted.spec
+    # Where the engine's default runtime is NVIDIA's, this gives GPUs: no job or image may choose it.
+    env = {**spec.env, VISIBLE_GPUS: ",".join(spec.gpus or ()) or "void"}
     program: dict[str, Any] = {"Cmd": spec.argv or None} if wanted.own_entrypoint else {"Entrypoint": spec.argv}
     return {
         "Image": image_id,
         **program,
-        "Env": [f"{name}={value}" for name, value in spec.env.items()],
+        "Env": [f"{name}={value}" for name, value in env.items()],
         "Labels": labels,
         "AttachStdin": False,
         "OpenStdin": False,
