@@ -79,9 +79,25 @@ def test_gpus_are_asked_for_by_uuid(boxes: Lab, docker_engine: TestEngine) -> No
     gpus = ["GPU-1b2d8f2c-0000-4a52-9d1c-aaaaaaaaaaaa", "GPU-2b2d8f2c-0000-4a52-9d1c-bbbbbbbbbbbb"]
     record, text = shell(boxes, "env", gpus=gpus)
     assert record.exit_code == 0
-    assert f"NVIDIA_VISIBLE_DEVICES={','.join(gpus)}" in text
+    assert visible_gpus(text) == {",".join(gpus)}
     # The hook that gives a container its GPUs was really called.
     assert "bundle" in json.loads((docker_engine.root / "gpu-hook.json").read_text())
+
+
+def visible_gpus(env: str) -> set[str]:
+    return {line.partition("=")[2] for line in env.splitlines() if line.startswith("NVIDIA_VISIBLE_DEVICES=")}
+
+
+def test_neither_a_job_nor_its_image_chooses_gpus(boxes: Lab, docker_engine: TestEngine) -> None:
+    docker_engine.docker("import", "--change", "ENV NVIDIA_VISIBLE_DEVICES=all", "-", "cfab-greedy:1",
+                         stdin=docker_engine.archive())  # fmt: skip
+    greedy = {"env": {"PATH": "/bin", "NVIDIA_VISIBLE_DEVICES": "all"}}
+    gpu = "GPU-1b2d8f2c-0000-4a52-9d1c-aaaaaaaaaaaa"
+    for number, more in enumerate(({}, greedy, {"image": "cfab-greedy:1"}, {"image": "cfab-greedy:1", **greedy})):
+        boxes.run_program(f"a{number}", ["/bin/env"], **more)
+        assert visible_gpus(boxes.text(f"a{number}", 1)) == {"void"}
+        boxes.run_program(f"b{number}", ["/bin/env"], gpus=[gpu], **more)
+        assert visible_gpus(boxes.text(f"b{number}", 1)) == {gpu}
 
 
 def test_files_of_the_job_can_be_read_inside(boxes: Lab) -> None:
@@ -135,6 +151,15 @@ def test_image_that_does_not_exist_is_refused_with_the_reason(boxes: Lab, regist
     assert "unknown" in record.spawn_error or "not found" in record.spawn_error
     assert record.spawn_error in boxes.text("a1", 2)
     assert boxes.run_program("a2", ["true"], image="nowhere:1", pull="never").spawn_error is not None
+
+
+@pytest.mark.parametrize("path", ["geofabrik/x", "acme/tls-demo", "openai/ollama", "timeout/eof"])
+@pytest.mark.parametrize("version", [":tls", f"@sha256:{'0' * 64}"])
+def test_image_that_does_not_exist_is_refused_whatever_its_name(
+    boxes: Lab, registry: TestEngine, path: str, version: str
+) -> None:
+    record = boxes.run_program("a1", ["true"], image=f"{registry.registry}/{path}{version}", pull="always")
+    assert (record.node_fault, record.spawn_error is None) == (None, False)
 
 
 def test_registry_that_is_away_is_the_node_s_fault(boxes: Lab, docker_engine: TestEngine) -> None:

@@ -17,8 +17,9 @@ from workers.containers.attempt import ENDED, RUNNING, STARTING, Attempt
 from workers.containers.book import Book, complain
 from workers.containers.engine import Engine, EngineAway, EngineError, Output
 from workers.containers.exits import is_of_container, program_below, read_exit
-from workers.containers.images import ImageRefused, Images, ImageUnavailable, PullCancelled
+from workers.containers.images import Images, PullCancelled
 from workers.containers.network import provide_network
+from workers.containers.pull_errors import ImageRefused, ImageUnavailable
 from workers.containers.recipe import LABEL_ATTEMPT, LABEL_JOB, LABEL_NODE, Wanted, container_config
 from workers.containers.signals import ASK_AGAIN_S, Signals
 from workers.keeper.attempt import boottime

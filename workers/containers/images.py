@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from workers.containers.engine import Engine, EngineError, registry_header
+from workers.containers.pull_errors import ImageRefused, ImageUnavailable, trouble
 from workers.containers.recipe import Wanted
 from workers.containers.reference import Reference
 from workers.containers.rights import Rights
@@ -25,25 +25,8 @@ TELL_EVERY_S = 2.0
 COMING_S = 86_400.0
 """How long an image that is noted may take to come: pulls go on for hours, and one given up may still succeed."""
 _MIB = 1 << 20
-_REFUSALS = re.compile(
-    r"manifest unknown|not found|does not exist|access denied|unauthorized|authentication required|no basic auth"
-    r"|no matching manifest|invalid reference|invalid checksum|verification failed|unexpected commit digest"
-    r"|unsupported|name unknown",
-    re.IGNORECASE,
-)
-_FAULTS = re.compile(
-    r"dial tcp|connection re|timeout|timed out|no such host|i/o|no space left|eof|toomanyrequests|tls", re.IGNORECASE
-)
 
 Say = Callable[[str], None]
-
-
-class ImageRefused(Exception):
-    """The image cannot be had, and trying again will not help."""
-
-
-class ImageUnavailable(Exception):
-    """The image cannot be had now: its registry is away, or this host is in trouble."""
 
 
 class PullCancelled(Exception):
@@ -99,7 +82,7 @@ class Images:
             return local
         if wanted.pull == "never":
             raise ImageRefused(f"image {reference.name} is not on this node, and this node pulls none")
-        digest = reference.digest or self._resolve(reference.name, wanted.credentials)
+        digest = reference.digest or self._resolve(reference, reference.name, wanted.credentials)
         name = reference.pinned(digest)
         local = self._local(name, reference)
         # Before it is pulled: an image that comes and is not wanted any more is to be removed one day, too.
@@ -128,7 +111,7 @@ class Images:
         if (wanted.pull == "never" or local.digest is None) and not self._rights.are_private(local.digests):
             return
         digest = local.digest or local.digests[0]
-        self._resolve(wanted.image.pinned(digest), wanted.credentials)
+        self._resolve(wanted.image, wanted.image.pinned(digest), wanted.credentials)
         self._rights.allow(digest, wanted.scope)
 
     def _local(self, name: str, reference: Reference) -> Image | None:
@@ -143,13 +126,13 @@ class Images:
         every = tuple(digest for _, _, digest in digests)
         return Image(found["Id"], reference.digest or (ours[0] if ours else None), name, every)
 
-    def _resolve(self, name: str, credentials: Mapping[str, str] | None) -> str:
+    def _resolve(self, reference: Reference, name: str, credentials: Mapping[str, str] | None) -> str:
         headers = registry_header(credentials)
         path = f"/distribution/{name}/json"
         try:
             found = self._engine.call("GET", path, headers=headers, timeout_s=RESOLVE_TIMEOUT_S)
         except EngineError as exc:
-            raise _trouble(name, exc.status, str(exc)) from exc
+            raise trouble(reference, name, exc.status, str(exc)) from exc
         return str(found["Descriptor"]["digest"])
 
     def _pull(
@@ -171,14 +154,14 @@ class Images:
                 if cancelled():
                     raise PullCancelled(f"pulling {name} was given up")
                 if "error" in line:
-                    raise _trouble(name, 0, str(line["error"]))
+                    raise trouble(reference, name, 0, str(line["error"]))
                 _count(layers, line)
                 if time.monotonic() - told > TELL_EVERY_S and layers:
                     told = time.monotonic()
                     done, size = (sum(pair[at] for pair in layers.values()) // _MIB for at in (0, 1))
                     say(f"pulling image: {done} of {size} MiB of {len(layers)} layers")
         except EngineError as exc:
-            raise _trouble(name, exc.status, str(exc)) from exc
+            raise trouble(reference, name, exc.status, str(exc)) from exc
         say(f"pulled image in {time.monotonic() - started:.1f} s")
 
     def _note(self, name: str, wanted: Wanted, pulled: bool = False) -> None:
@@ -230,13 +213,3 @@ def _count(layers: dict[str, tuple[int, int]], line: Mapping[str, Any]) -> None:
     elif line.get("status") == "Download complete" and line.get("id") in layers:
         size = layers[str(line["id"])][1]
         layers[str(line["id"])] = size, size
-
-
-def _trouble(name: str, status: int, message: str) -> Exception:
-    """What an engine's refusal to resolve or pull means."""
-    text = f"image {name} cannot be pulled: {message}"
-    if _FAULTS.search(message):
-        return ImageUnavailable(text)
-    if status in (400, 401, 403, 404) or _REFUSALS.search(message):
-        return ImageRefused(text)
-    return ImageUnavailable(text)
