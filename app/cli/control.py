@@ -97,26 +97,48 @@ def each(
     act: Callable[[str], dict[str, Any]],
     line: Callable[[dict[str, Any]], str] | None = None,
 ) -> ExitCode:
-    """Does `act` for every id, and goes on when one is refused; the exit code is that of the first refusal.
+    """Does `act` for every id and tells what came of each; the exit code and the errors are as `accepted` says."""
 
-    A server that cannot be reached ends it at once.
+    def tell(job: dict[str, Any]) -> None:
+        if not as_json:
+            click.echo((line or told)(job))
+
+    done, code = accepted(client, ids, as_json, act, tell)
+    if as_json:
+        print_json(done[0] if len(ids) == 1 else done)
+    return code
+
+
+def accepted(
+    client: Client,
+    ids: Sequence[str],
+    as_json: bool,
+    act: Callable[[str], dict[str, Any]],
+    tell: Callable[[dict[str, Any]], None],
+) -> tuple[list[dict[str, Any]], ExitCode]:
+    """What `act` gave for every id, handed to `tell` at once, and the exit code of the first refusal.
+
+    One that is refused is named on standard error and keeps no other from being done. A server that cannot be reached
+    ends it at once; then JSON says what was done until then. The refusal of an only id is raised.
     """
-    done, code = [], ExitCode.OK
+    done: list[dict[str, Any]] = []
+    code = ExitCode.OK
     for job_id in ids:
         try:
             done.append(act(full_id(client, job_id)))
         except Failure as failure:
-            if failure.code is ExitCode.UNREACHABLE or len(ids) == 1:
+            if len(ids) == 1:
                 raise
             named = Failure(failure.code, f"{job_id}: {failure.message}", failure.context)
+            if failure.code is ExitCode.UNREACHABLE:
+                if as_json:
+                    print_json(done)
+                raise named from failure
             click.echo(named.line(as_json), err=True)
             code = code or failure.code
             continue
-        if not as_json:
-            click.echo((line or told)(done[-1]))
-    if as_json:
-        print_json(done[0] if len(ids) == 1 else done)
-    return code
+        tell(done[-1])
+    return done, code
 
 
 def told(job: dict[str, Any]) -> str:

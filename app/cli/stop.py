@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from app.cli.client import Client
+from app.cli.client import TERMINAL_WORDS, Client
+from app.cli.control import accepted, each
 from app.cli.failure import ExitCode
-from app.cli.options import fabric_command, full_id
+from app.cli.options import fabric_command
 from app.cli.render import ending, print_json
 from app.cli.wait import wait_for
 
@@ -18,11 +21,24 @@ from app.cli.wait import wait_for
 @fabric_command
 def command(*, client: Client, as_json: bool, ids: tuple[str, ...], reason: str | None, waits: bool) -> ExitCode:
     """Stop jobs: a pending one is cancelled, a running one gets SIGTERM, its grace, then SIGKILL."""
-    stopped = [client.stop(full_id(client, job_id), reason) for job_id in ids]
-    if waits:
-        stopped = [wait_for(client, job["id"], None, quiet=as_json) for job in stopped]
+
+    def stop(job_id: str) -> dict[str, Any]:
+        return client.stop(job_id, reason)
+
+    if not waits:
+        return each(client, ids, as_json, stop, ending)
+
+    def tell(job: dict[str, Any]) -> None:
+        # Whatever becomes of the wait, what was asked for is known.
+        if not as_json and job["status"] not in TERMINAL_WORDS:
+            click.echo(ending(job), err=True)
+
+    stopped, code = accepted(client, ids, as_json, stop, tell)
+    ended = []
+    for job in stopped:
+        ended.append(wait_for(client, job["id"], None, quiet=True))
+        if not as_json:
+            click.echo(ending(ended[-1]))
     if as_json:
-        print_json(stopped[0] if len(stopped) == 1 else stopped)
-    else:
-        click.echo("\n".join(ending(job) for job in stopped))
-    return ExitCode.OK
+        print_json(ended[0] if len(ids) == 1 else ended)
+    return code
