@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
 from app.cli.connection import Connection
+from app.cli.paths import array_path
 
 
 class ArrayCalls(Connection):
@@ -35,8 +35,3 @@ class ArrayCalls(Connection):
         body = {name: value for name, value in asked.items() if value is not None}
         done: dict[str, Any] = self.json("POST", f"{array_path(array_id)}/{action}", json=body)
         return done
-
-
-def array_path(array_id: str) -> str:
-    """Where an array is."""
-    return "/arrays/" + quote(array_id, safe="")

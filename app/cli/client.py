@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from app.cli.array_calls import ArrayCalls
 from app.cli.connection import READ_TIMEOUT_S, is_loopback
 from app.cli.failure import ExitCode, Failure
+from app.cli.paths import job_path, node_path, tenant_path
 from app.cli.plan_calls import PlanCalls
 from app.cli.sse import parse
 from config.settings import Settings
@@ -38,12 +39,12 @@ class Client(ArrayCalls, PlanCalls):
 
     def job(self, job_id: str) -> dict[str, Any]:
         """One job with its attempts and output."""
-        shown: dict[str, Any] = self.json("GET", _path(job_id))
+        shown: dict[str, Any] = self.json("GET", job_path(job_id))
         return shown
 
     def explain(self, job_id: str) -> dict[str, Any]:
         """Why one job waits, or where it is."""
-        told: dict[str, Any] = self.json("GET", _path(job_id) + "/explain")
+        told: dict[str, Any] = self.json("GET", job_path(job_id) + "/explain")
         return told
 
     def usage(self, job_id: str | None = None, limit: int = 20) -> list[dict[str, Any]]:
@@ -55,12 +56,12 @@ class Client(ArrayCalls, PlanCalls):
     def stop(self, job_id: str, reason: str | None = None) -> dict[str, Any]:
         """Ask for a job's end: a pending one is cancelled, a running one gets SIGTERM, grace, SIGKILL."""
         body = {} if reason is None else {"reason": reason}
-        stopped: dict[str, Any] = self.json("POST", _path(job_id) + "/stop", json=body)
+        stopped: dict[str, Any] = self.json("POST", job_path(job_id) + "/stop", json=body)
         return stopped
 
     def cancel(self, job_id: str) -> dict[str, Any]:
         """Cancel a job that has not started; one that has is refused."""
-        cancelled: dict[str, Any] = self.json("DELETE", _path(job_id))
+        cancelled: dict[str, Any] = self.json("DELETE", job_path(job_id))
         return cancelled
 
     def rehearse(self, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,12 +71,12 @@ class Client(ArrayCalls, PlanCalls):
 
     def change_job(self, method: str, job_id: str, below: str = "", **body: Any) -> dict[str, Any]:
         """Hold, release, requeue (POST, /hold …) or reprioritise (PATCH) a job; the job as it is then."""
-        changed: dict[str, Any] = self.json(method, _path(job_id) + below, json=body)
+        changed: dict[str, Any] = self.json(method, job_path(job_id) + below, json=body)
         return changed
 
     def resubmit(self, job_id: str, key: str | None = None) -> dict[str, Any]:
         """Submit the same as a job again, once for each `key` (a random one when None), however often it is sent."""
-        return self.once("/jobs/" + quote(job_id, safe="") + "/resubmit", {}, key)
+        return self.once(job_path(job_id) + "/resubmit", {}, key)
 
     def executors(self) -> list[dict[str, Any]]:
         """The nodes and programs that run jobs now."""
@@ -91,7 +92,7 @@ class Client(ArrayCalls, PlanCalls):
 
     def tenant(self, name_or_id: str) -> dict[str, Any]:
         """One tenant with its quota and what it holds now."""
-        shown: dict[str, Any] = self.json("GET", _tenant_path(name_or_id))
+        shown: dict[str, Any] = self.json("GET", tenant_path(name_or_id))
         return shown
 
     def make_tenant(self, tenant: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,12 +102,12 @@ class Client(ArrayCalls, PlanCalls):
 
     def change_tenant(self, name_or_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
         """Change the fields that are named, and no others."""
-        changed: dict[str, Any] = self.json("PATCH", _tenant_path(name_or_id), json=dict(changes))
+        changed: dict[str, Any] = self.json("PATCH", tenant_path(name_or_id), json=dict(changes))
         return changed
 
     def tenant_images(self, name_or_id: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """What a tenant's images must be, after the fields that `changes` names were changed."""
-        path = _tenant_path(name_or_id) + "/images"
+        path = tenant_path(name_or_id) + "/images"
         found: dict[str, Any] = self.json("PATCH", path, json=dict(changes)) if changes else self.json("GET", path)
         return found
 
@@ -117,23 +118,23 @@ class Client(ArrayCalls, PlanCalls):
 
     def node(self, name: str) -> dict[str, Any]:
         """One node with the jobs it holds."""
-        shown: dict[str, Any] = self.json("GET", _node_path(name))
+        shown: dict[str, Any] = self.json("GET", node_path(name))
         return shown
 
     def change_node(self, method: str, name: str, below: str = "", **body: Any) -> dict[str, Any]:
         """Drain (POST, /drain), resume (POST, /resume) or change a node or its GPU (PATCH); the node as it is then."""
-        changed: dict[str, Any] = self.json(method, _node_path(name) + below, json=body)
+        changed: dict[str, Any] = self.json(method, node_path(name) + below, json=body)
         return changed
 
     def forget_node(self, name: str) -> None:
         """Remove a node that is gone."""
-        with self.open("DELETE", _node_path(name)):
+        with self.open("DELETE", node_path(name)):
             pass
 
     def log_lines(self, job_id: str, **options: str | None) -> dict[str, Any]:
         """The log so far as `{"lines": […]}`; options: tail, stream, attempt, timestamps."""
         lines: dict[str, Any] = self.json(
-            "GET", _path(job_id) + "/logs", params=_given(options), headers={"Accept": "application/json"}
+            "GET", job_path(job_id) + "/logs", params=_given(options), headers={"Accept": "application/json"}
         )
         return lines
 
@@ -142,20 +143,20 @@ class Client(ArrayCalls, PlanCalls):
         """The answer's headers and the log so far, byte for byte; options: tail, stream, attempt, timestamps."""
         asked = {"raw": "true", **_given(options)}
         headers = {"Accept": "application/octet-stream"}
-        with self.open("GET", _path(job_id) + "/logs", params=asked, headers=headers, stream=True) as answer:
+        with self.open("GET", job_path(job_id) + "/logs", params=asked, headers=headers, stream=True) as answer:
             yield answer.headers, self.pieces(answer, 65_536)
 
     @contextmanager
     def log_events(self, job_id: str, last_id: str | None, **options: str | None) -> Iterator[Iterator[bytes]]:
         """One connection to the live log as raw event-stream bytes, from after the event `last_id`."""
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
-        with self.open("GET", _path(job_id) + "/logs", params={"follow": "true", **_given(options)},
+        with self.open("GET", job_path(job_id) + "/logs", params={"follow": "true", **_given(options)},
                         headers=headers, stream=True) as answer:  # fmt: skip
             yield self.pieces(answer, None)
 
     def events(self, after: str, job_id: str | None = None, **options: str | None) -> dict[str, Any]:
         """One page of the changes of jobs (or of one) behind the cursor `after`; options: tenant, type, limit."""
-        path = "/events" if job_id is None else _path(job_id) + "/events"
+        path = "/events" if job_id is None else job_path(job_id) + "/events"
         page: dict[str, Any] = self.json("GET", path, params={"after": after, **_given(options)})
         return page
 
@@ -164,7 +165,7 @@ class Client(ArrayCalls, PlanCalls):
         self, after: str, last_id: str | None, job_id: str | None = None, **options: str | None
     ) -> Iterator[Iterator[bytes]]:
         """One connection to the changes of jobs as raw event-stream bytes, from behind the event `last_id`."""
-        path = "/events/stream" if job_id is None else _path(job_id) + "/events/stream"
+        path = "/events/stream" if job_id is None else job_path(job_id) + "/events/stream"
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": last_id} if last_id else {})
         with self.open("GET", path, params={"after": after, **_given(options)},
                         headers=headers, stream=True) as answer:  # fmt: skip
@@ -232,7 +233,7 @@ class Client(ArrayCalls, PlanCalls):
     def _news(self, job_id: str, until: float) -> Iterator[None]:
         """One stream of the job's changes, as long as it holds and a heartbeat does not come after `until`."""
         try:
-            with self.open("GET", _path(job_id) + "/events/stream", stream=True) as answer:
+            with self.open("GET", job_path(job_id) + "/events/stream", stream=True) as answer:
                 for event in parse(self.pieces(answer, None)):
                     if event is not None:
                         yield
@@ -264,18 +265,6 @@ def token_of(settings: Settings, server_url: str) -> str:
 def state_words(job: Mapping[str, Any]) -> str:
     """The job's state as the fabric knows it, finer than the contract's status."""
     return str(job.get("state_detail") or job["status"])
-
-
-def _path(job_id: str) -> str:
-    return "/jobs/" + quote(job_id, safe="")
-
-
-def _tenant_path(name_or_id: str) -> str:
-    return "/tenants/" + quote(name_or_id, safe="")
-
-
-def _node_path(name: str) -> str:
-    return "/nodes/" + quote(name, safe="")
 
 
 def _given(options: Mapping[str, str | None]) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -17,6 +16,7 @@ from app.cli.client import Client
 from app.cli.explain import BAR_CELLS, bar
 from app.cli.failure import ExitCode
 from app.cli.options import Duration, fabric_command
+from app.cli.paths import part
 from app.cli.render import moment, plain, print_json, size, span
 
 JOB_CELLS, UUID_CELLS = 36, 40
@@ -139,7 +139,7 @@ def gpu(
         raise click.UsageError("say --out REASON or --in, or --shared yes, no or default")
     changes: dict[str, Any] = {"out": reason} if back or reason is not None else {}
     changes |= {"shared": _SHARED[shared]} if shared else {}
-    below = "/gpus/" + quote(gpu, safe="")
+    below = "/gpus/" + part("GPU of a node", gpu)
     return _print(client.change_node("PATCH", name, below, **changes), as_json)
 
 

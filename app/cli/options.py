@@ -12,6 +12,7 @@ import click
 
 from app.cli.client import Client, token_of
 from app.cli.failure import ExitCode, Failure
+from app.cli.paths import part
 from config.settings import SettingsError, load_settings
 
 P = ParamSpec("P")
@@ -58,8 +59,9 @@ def full_id(client: Client, job_id: str) -> str:
 
     An id as the ai, gpu and compute contracts write it (job-0190b3…, job_0190b3…) becomes the one that all know.
 
-    Raises Failure NOT_FOUND when none does, USAGE when several do.
+    Raises Failure NOT_FOUND when none does, USAGE when several do and for what can be no id.
     """
+    part("id of a job", job_id)
     other = re.fullmatch(r"(?:job[-_])?([0-9a-fA-F]{32})", job_id)
     if other:
         return str(UUID(other[1]))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
 from app.cli.connection import Connection
+from app.cli.paths import job_path
 
 PAGE = 1000
 
@@ -15,7 +15,7 @@ class PlanCalls(Connection):
 
     def checkpoint(self, job_id: str) -> dict[str, Any]:
         """Tell that a running job has saved its work just now; the answer of the server is empty."""
-        with self.open("POST", f"/jobs/{quote(job_id, safe='')}/checkpoint"):
+        with self.open("POST", job_path(job_id) + "/checkpoint"):
             return {"id": job_id, "checkpoint": "reported"}
 
     def plan(self) -> dict[str, Any]:

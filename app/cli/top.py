@@ -37,7 +37,7 @@ def command(
     *, client: Client, as_json: bool, job_id: str | None, once: bool, limit: int, every: float
 ) -> ExitCode:  # fmt: skip
     """Show what running jobs use: CPUs and memory, now and lately."""
-    found = full_id(client, job_id) if job_id else None
+    found = None if job_id is None else full_id(client, job_id)
     used = client.usage(found, limit)
     if as_json:
         print_json(used)
