@@ -16,6 +16,7 @@ from uuid import uuid4
 import requests
 
 from app.cli.failure import ExitCode, Failure
+from app.cli.paths import part
 
 CONNECT_TIMEOUT_S = 5.0
 READ_TIMEOUT_S = 60.0
@@ -54,6 +55,12 @@ class Connection:
         self._http.auth = _Bearer(token)
         # A proxy from the environment must not see what is meant for this machine.
         self._http.trust_env = not is_loopback(parts.hostname)
+
+    def act_for(self, tenant: str) -> None:
+        """Asks from now on for what is this tenant's, by name or id; only an admin may. Raises Failure USAGE."""
+        part("name of a tenant", tenant)
+        # Bytes, for requests sends text as Latin-1 at most.
+        self._http.headers["X-Tenant"] = tenant.encode()
 
     def json(self, method: str, path: str, **options: Any) -> Any:
         """The JSON of an answer; options as those of requests."""

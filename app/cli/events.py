@@ -13,7 +13,7 @@ from app.cli import sse
 from app.cli.client import Client
 from app.cli.failure import ExitCode, Failure
 from app.cli.follow import GIVE_UP_S
-from app.cli.options import fabric_command, full_id
+from app.cli.options import full_id, whole_fabric_command
 from app.cli.render import coloured, moment, plain
 
 GAP = "some events behind this cursor are no longer kept"
@@ -24,8 +24,10 @@ GAP = "some events behind this cursor are no longer kept"
 @click.option("--after", metavar="CURSOR", help="Go on behind an event; 0: all that is kept; now: only what comes.")
 @click.option("--job", "job_id", metavar="ID", help="Only this job's.")
 @click.option("--type", "job_type", metavar="WORD", help="Only those of jobs of this type.")
-@click.option("--tenant", metavar="NAME", help="For operators: another tenant's, or * for all.")
-@fabric_command
+@click.option(
+    "--tenant", metavar="NAME", help="Operators: another tenant's, or * for all (of a --job: for admins)."
+)
+@whole_fabric_command
 def command(
     *,
     client: Client,
@@ -37,6 +39,8 @@ def command(
     tenant: str | None,
 ) -> ExitCode:
     """Tell each change of a job's state once and in order: all that is kept, or with -f what comes from now on."""
+    if job_id is not None and tenant not in {None, "*"}:
+        client.act_for(str(tenant))
     job = None if job_id is None else full_id(client, job_id)
     options = {} if job is not None else {"type": job_type, "tenant": tenant}
     begin = after or ("now" if follows and job is None else "0")

@@ -15,7 +15,7 @@ from rich.text import Text
 from app.cli.client import Client
 from app.cli.explain import BAR_CELLS, bar
 from app.cli.failure import ExitCode
-from app.cli.options import Duration, fabric_command
+from app.cli.options import Duration, whole_fabric_command
 from app.cli.paths import part
 from app.cli.render import moment, plain, print_json, size, span
 
@@ -60,7 +60,7 @@ def command() -> None:
 @command.command("ls")
 @click.option("--state", type=click.Choice(tuple(_STATE)), help="Only nodes of this state.")
 @click.option("--label", metavar="NAME=VALUE", help="Only nodes with this label.")
-@fabric_command
+@whole_fabric_command
 def list_all(*, client: Client, as_json: bool, state: str | None, label: str | None) -> ExitCode:
     """List nodes, with what is free of what each has."""
     nodes = client.nodes(state=state, label=label)
@@ -73,7 +73,7 @@ def list_all(*, client: Client, as_json: bool, state: str | None, label: str | N
 
 @command.command("show")
 @click.argument("name")
-@fabric_command
+@whole_fabric_command
 def show(*, client: Client, as_json: bool, name: str) -> ExitCode:
     """Show one node: what is free, each GPU, labels, and the jobs it holds."""
     return _print(client.node(name), as_json)
@@ -85,7 +85,7 @@ def show(*, client: Client, as_json: bool, name: str) -> ExitCode:
 @click.option(
     "--deadline", type=Wait(), metavar="TIME", help="Then what still runs is stopped and runs elsewhere, such as 30m."
 )
-@fabric_command
+@whole_fabric_command
 def drain(*, client: Client, as_json: bool, name: str, reason: str, deadline: float | None) -> ExitCode:
     """Give a node no more jobs until `cfab nodes resume`; without --deadline its jobs run to their end."""
     seconds = None if deadline is None else round(deadline)
@@ -94,7 +94,7 @@ def drain(*, client: Client, as_json: bool, name: str, reason: str, deadline: fl
 
 @command.command("resume")
 @click.argument("name")
-@fabric_command
+@whole_fabric_command
 def resume(*, client: Client, as_json: bool, name: str) -> ExitCode:
     """End a drain: the node takes jobs again."""
     return _print(client.change_node("POST", name, "/resume"), as_json)
@@ -102,7 +102,7 @@ def resume(*, client: Client, as_json: bool, name: str) -> ExitCode:
 
 @command.command("forget")
 @click.argument("name")
-@fabric_command
+@whole_fabric_command
 def forget(*, client: Client, as_json: bool, name: str) -> ExitCode:
     """Remove a node that is gone for good; one that comes back registers as a new one."""
     client.forget_node(name)
@@ -116,7 +116,7 @@ def forget(*, client: Client, as_json: bool, name: str) -> ExitCode:
 @command.command("label")
 @click.argument("name")
 @click.argument("labels", nargs=-1, required=True, type=LabelPair(), metavar="NAME=VALUE|NAME- ...")
-@fabric_command
+@whole_fabric_command
 def label(*, client: Client, as_json: bool, name: str, labels: Sequence[tuple[str, str | None]]) -> ExitCode:
     """Set labels of a node, or remove them (NAME-)."""
     return _print(client.change_node("PATCH", name, labels=dict(labels)), as_json)
@@ -130,7 +130,7 @@ def label(*, client: Client, as_json: bool, name: str, labels: Sequence[tuple[st
 @click.option(
     "--shared", type=click.Choice(tuple(_SHARED)), help="Whether jobs may share it; default: as CFAB_GPU_SHARING says."
 )
-@fabric_command
+@whole_fabric_command
 def gpu(
     *, client: Client, as_json: bool, name: str, gpu: str, reason: str | None, back: bool, shared: str | None
 ) -> ExitCode:

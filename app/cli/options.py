@@ -24,15 +24,23 @@ _UNITS_S = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 def fabric_command(run: Callable[P, ExitCode | None]) -> Callable[P, None]:
-    """A command that returns its exit code; adds --server and --json, as `client` and `as_json`."""
+    """A command about a tenant's jobs that returns its exit code; adds --server, --tenant and --json."""
+    named = click.option("--tenant", "acts_for", metavar="NAME", help="For admins: act for this tenant.")
+    return named(whole_fabric_command(run))
+
+
+def whole_fabric_command(run: Callable[P, ExitCode | None]) -> Callable[P, None]:
+    """A command about nodes, tenants or the plan; adds --server and --json, as `client` and `as_json`."""
 
     @click.option("--server", metavar="URL", help="The fabric to ask; default: CFAB_SERVER_URL.")
     @click.option("--json", "as_json", is_flag=True, help="Print JSON, as the API gives it.")
     @functools.wraps(run)
     def command(*args: P.args, **kwargs: P.kwargs) -> None:
-        server = kwargs.pop("server")
+        server, tenant = kwargs.pop("server"), kwargs.pop("acts_for", None)
         try:
             client = connect(server if isinstance(server, str) else None)
+            if isinstance(tenant, str):
+                client.act_for(tenant)
             code = run(*args, client=client, **kwargs)  # type: ignore[arg-type]
         except Failure as failure:
             click.echo(failure.line(bool(kwargs.get("as_json"))), err=True)

@@ -19,7 +19,7 @@ from app.cli.client import Client
 from app.cli.explain import BAR_CELLS
 from app.cli.failure import ExitCode
 from app.cli.live import redraw
-from app.cli.options import Duration, fabric_command
+from app.cli.options import Duration, whole_fabric_command
 from app.cli.render import moment, plain, print_json, size, span
 
 WIDE, NAMED_NODES = 240, 4
@@ -50,7 +50,7 @@ class Kept:
 @click.command("plan")
 @click.option("--watch", is_flag=True, help="Show it again and again until Ctrl-C.")
 @click.option("--every", type=Duration(), default=2.0, help="Seconds between two looks of --watch; default 2.")
-@fabric_command
+@whole_fabric_command
 def command(*, client: Client, as_json: bool, watch: bool, every: float) -> ExitCode:
     """Show what the planner does: reserved room, who makes room, each node (needs the role operator)."""
 

@@ -11,7 +11,7 @@ import click
 
 from app.cli.client import Client
 from app.cli.failure import ExitCode
-from app.cli.options import fabric_command
+from app.cli.options import whole_fabric_command
 from app.cli.render import plain, print_json, table
 from app.cli.tenant_images import command as images
 
@@ -91,7 +91,7 @@ command.add_command(images)
 @command.command("create")
 @click.argument("name")
 @_fields
-@fabric_command
+@whole_fabric_command
 def create(*, client: Client, as_json: bool, name: str, **given: Any) -> ExitCode:
     """Make a tenant: of tier medium and without limits, unless told otherwise."""
     made = client.make_tenant({"name": name, **body_of(given)})
@@ -100,7 +100,7 @@ def create(*, client: Client, as_json: bool, name: str, **given: Any) -> ExitCod
 
 
 @command.command("ls")
-@fabric_command
+@whole_fabric_command
 def list_all(*, client: Client, as_json: bool) -> ExitCode:
     """List tenants by name, with what each holds of what it may hold."""
     tenants = client.tenants()
@@ -114,7 +114,7 @@ def list_all(*, client: Client, as_json: bool) -> ExitCode:
 
 @command.command("show")
 @click.argument("name", metavar="NAME_OR_ID")
-@fabric_command
+@whole_fabric_command
 def show(*, client: Client, as_json: bool, name: str) -> ExitCode:
     """Show one tenant, and how much of each quota is in use."""
     _print(client.tenant(name), as_json)
@@ -124,7 +124,7 @@ def show(*, client: Client, as_json: bool, name: str) -> ExitCode:
 @command.command("set")
 @click.argument("name", metavar="NAME_OR_ID")
 @_fields
-@fabric_command
+@whole_fabric_command
 def change(*, client: Client, as_json: bool, name: str, **given: Any) -> ExitCode:
     """Change what the options name, and nothing else. Nothing that runs is stopped."""
     changes = body_of(given)

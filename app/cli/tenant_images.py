@@ -10,7 +10,7 @@ import click
 
 from app.cli.client import Client
 from app.cli.failure import ExitCode
-from app.cli.options import fabric_command
+from app.cli.options import whole_fabric_command
 from app.cli.render import plain, print_json
 
 POLICIES = ("off", "digest", "signed", "default")
@@ -48,7 +48,7 @@ class Pair(click.ParamType[tuple[str, str]]):
     help="Sign in at a registry with the tenant's credential of that name, which lies on the nodes.",
 )  # fmt: skip
 @click.option("--no-credential", "no_credentials", multiple=True, metavar="REGISTRY", help="Sign in there no more.")
-@fabric_command
+@whole_fabric_command
 def command(*, client: Client, as_json: bool, name: str, **given: Any) -> ExitCode:
     """Show what a tenant's images must be; with options change it first. Lists keep what no option names."""
     trust = client.tenant_images(name)
