@@ -54,13 +54,15 @@ def request_stop(
     by: str,
     reason: str | None = None,
     cause: StopCause = StopCause.CANCEL,
+    attempt_id: UUID | None = None,
 ) -> tuple[JobView, list[str]]:
     """Stops a job: pending becomes cancelled, active becomes stopping; asking again changes nothing.
 
-    Returns the job as it is now and the nodes to wake. Raises NotFound, and StateConflict when it has ended.
+    Given `attempt_id` (of a gang: its leader's), only that attempt of it is stopped. Returns the job as it is now and
+    the nodes to wake. Raises NotFound, and StateConflict when it has ended, or the attempt has.
     """
     with db.transaction("stop") as tx:
-        return request_stop_in(tx, tenant_id, job_id, by, reason, cause)
+        return request_stop_in(tx, tenant_id, job_id, by, reason, cause, attempt_id)
 
 
 def request_stop_in(
@@ -70,6 +72,7 @@ def request_stop_in(
     by: str,
     reason: str | None = None,
     cause: StopCause = StopCause.CANCEL,
+    attempt_id: UUID | None = None,
 ) -> tuple[JobView, list[str]]:
     """`request_stop` in a transaction of the caller's; the nodes are to be woken after its commit."""
     row = jobs.lock_job(tx, job_id)
@@ -78,6 +81,8 @@ def request_stop_in(
     state = JobState(row.state)
     if state in TERMINAL:
         raise StateConflict(f"The job is {state.word} already.", job_id=str(job_id), status=state.word)
+    if attempt_id is not None and row.attempt_id != attempt_id:
+        raise StateConflict("That attempt of the job is over.", job_id=str(job_id), attempt_id=str(attempt_id))
     if state == JobState.PENDING:
         if cause == StopCause.CANCEL:
             jobs.cancel_pending(tx, [job_id], by, reason)

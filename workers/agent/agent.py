@@ -142,6 +142,7 @@ class Agent:
         self._adopted = False
         self._serves = False
         self._given_up = False
+        self._replaced = False
 
     # -- life ----------------------------------------------------------------------------------------------
 
@@ -207,18 +208,18 @@ class Agent:
     def drain(self, limit_s: float) -> int:
         """On the way out: claims nothing more, waits up to `limit_s`, stops the rest, which waits again uncharged.
 
-        Returns how many attempts were still here when the time was over.
+        Returns how many attempts were still here when the time was over: none where a newer agent has them.
         """
         self._claims.leaving = True
         until = time.monotonic() + limit_s
-        while self.registry.all() and time.monotonic() < until and not self._stopping.is_set():
+        while self.registry.all() and time.monotonic() < until and not (self._stopping.is_set() or self._replaced):
             self._stopping.wait(0.2)
-        left = self.registry.all()
+        left = [] if self._replaced else self.registry.all()
         for entry in left:
             self._request_stop(entry, StopCause.DRAIN)
         grace_s = max((entry.grace_s for entry in left), default=0.0)
         until = time.monotonic() + grace_s + DRAIN_END_S
-        while self.registry.all() and time.monotonic() < until:
+        while left and self.registry.all() and time.monotonic() < until:
             self._stopping.wait(0.1)
         return len(left)
 
@@ -244,8 +245,9 @@ class Agent:
             return False
         try:
             _job, nodes_to_wake = request_stop(
-                self._db, entry.tenant_id, entry.job_id, by, "terminated by remote control"
-            )
+                self._db, entry.tenant_id, entry.job_id, by, "terminated by remote control",
+                attempt_id=entry.leading_id,
+            )  # fmt: skip
             self._wake_nodes(nodes_to_wake)
         except StateConflict:
             return False
@@ -363,13 +365,14 @@ class Agent:
 
     def _stale(self) -> None:
         """A newer agent has this node's name: this one lets go of everything without touching it."""
+        self._replaced = True
         log.error("a newer agent serves node %s; this one stops", self.offer.node_id)
         self._on_stale()
 
     def _request_stop(self, entry: Entry, cause: StopCause) -> None:
         try:
             _job, nodes_to_wake = request_stop(
-                self._db, entry.tenant_id, entry.job_id, "node", "the node is drained", cause
+                self._db, entry.tenant_id, entry.job_id, "node", "the node is drained", cause, entry.leading_id
             )
             self._wake_nodes(nodes_to_wake)
         except FabricError as exc:

@@ -54,6 +54,11 @@ class Entry:
     peak_gpu_memory_bytes: int | None = None
 
     @property
+    def leading_id(self) -> UUID:
+        """The attempt by which its job knows it: the leader's, of a gang."""
+        return self.attempt_id if self.gang is None else self.gang.leader_id
+
+    @property
     def started_at(self) -> datetime | None:
         """When its process started."""
         return None if self.started_wall is None else datetime.fromtimestamp(self.started_wall, UTC)

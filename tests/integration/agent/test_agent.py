@@ -219,6 +219,31 @@ def test_an_agent_that_a_newer_one_replaced_stops_and_touches_nothing(site: Site
     assert site.runners["n1"].attach()[0].running
 
 
+def test_an_agent_that_a_newer_one_replaced_stops_none_of_its_jobs_on_its_way_out(site: Site) -> None:
+    old = site.agent()
+    (job_id,) = site.fabric.submit(fake(duration_s="forever"))
+    until(lambda: running(site.fabric, job_id))
+    site.agent()
+    until(lambda: old._replaced)
+    assert old.drain(0.0) == 0
+    assert running(site.fabric, job_id)
+
+
+def test_a_drain_stops_no_later_attempt_of_a_job(site: Site) -> None:
+    """The lease has passed to another node, and this one has not been told yet."""
+    fabric = site.fabric
+    agent = site.agent(renew_s=600.0)
+    (job_id,) = fabric.submit(fake(duration_s="forever"))
+    until(lambda: running(fabric, job_id))
+    entry = agent.registry.all()[0]
+    fabric.sql("UPDATE lease SET expires_at = now() - interval '1 s'")
+    nodes.set_draining(fabric.db, "n1", True)
+    fabric.reap(lease_s=0.0)
+    assert fabric.run(fabric.add_node("n2")).job_id == job_id
+    agent._request_stop(entry, StopCause.DRAIN)
+    assert running(fabric, job_id)
+
+
 @pytest.mark.parametrize("state", ["running", "ignores"])
 def test_a_stop_reaches_a_running_job(site: Site, state: str) -> None:
     agent = site.agent()
