@@ -21,6 +21,8 @@ from app.local.failure import StackError
 from app.local.processes import Process, end, find
 
 LOG_BYTES = 8 * 2**20
+HURRY_S = 0.2
+"""How often a wait looks whether it is to be cut short."""
 _PR_SET_PDEATHSIG = 1
 # Looked up before any fork: the child between fork and exec must not load a library.
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -123,14 +125,17 @@ class Child:
         self.signal_stop()
         self.wait_stopped(self.program.stop_timeout_s)
 
-    def wait_stopped(self, timeout_s: float) -> None:
-        """Waits for the end of a child that was asked to stop, and forces it after `timeout_s`."""
+    def wait_stopped(self, timeout_s: float, hurry: Callable[[], bool] = lambda: False) -> None:
+        """Waits for the end of a child that was asked to stop, and forces it after `timeout_s`, or to `hurry`."""
         if self._popen is None:
             return
-        try:
-            self._popen.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            pass
+        deadline = time.monotonic() + timeout_s
+        while not hurry() and time.monotonic() < deadline:
+            try:
+                self._popen.wait(min(HURRY_S, max(0.0, deadline - time.monotonic())))
+                break
+            except subprocess.TimeoutExpired:
+                pass
         self.kill()
 
     def kill(self) -> None:

@@ -35,6 +35,8 @@ from config.settings import Settings, child_environment
 OWNER, DATABASE = "cfab", "cfab"
 LOOPBACK = "127.0.0.1"
 PROBE_S = 3.0
+JOBS_END_S = 20.0
+"""At a stop workers have so long to end their jobs: the usual grace of ten seconds, and time to tell the end."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,10 @@ class Stack:
         self._supervisor.watch()
 
     def stop(self) -> None:
-        """Stops everything, the jobs too, within seconds; harmless to repeat and after a start that failed."""
+        """Stops everything; harmless to repeat and after a start that failed.
+
+        Jobs get SIGTERM and their grace, JOBS_END_S at most (a second SIGINT: none), and wait again at no charge.
+        """
         self._supervisor.stop(after_tier=lambda: end_keepers(self._data.root / "work"))
 
     def _start_servers(self) -> None:
@@ -212,7 +217,9 @@ class Stack:
         node = self._settings.node if self._shape.workers == 1 else f"{self._settings.node}-{number}"
         program = self._role(name, role="worker", more=self._worker_settings(number, node))
         # One under another name than the last waits for that one's GPUs to be free for as long as a lease.
-        program = replace(program, ready_timeout_s=program.ready_timeout_s + self._settings.lease_s)
+        wait_s = program.ready_timeout_s + self._settings.lease_s
+        limit_s = self._settings.drain_limit_s if self._settings.drain_on_stop else 0.0
+        program = replace(program, ready_timeout_s=wait_s, stop_timeout_s=limit_s + JOBS_END_S)
         url = self._urls["DATABASE_URL"]
         return _probed(program, lambda: _registered(url, node, began), None)
 
@@ -225,6 +232,9 @@ class Stack:
             # On one machine the programs usually come from the machine itself.
             "CFAB_FETCH_ALLOW_LOOPBACK": "1",
         }
+        if not settings.drain_on_stop:
+            # Nothing outlives the stack: what runs is told to end, and waits for the next start.
+            own |= {"CFAB_DRAIN_ON_STOP": "1", "CFAB_DRAIN_LIMIT_S": "0.1"}
         if shape.slots:
             own["CFAB_SLOTS"] = str(shape.slots)
         if shape.simulate_gpus:

@@ -59,6 +59,7 @@ class Supervisor:
         self._tiers: list[list[Watched]] = []
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._told_to_stop = False
+        self._interrupts = 0
 
     @property
     def stopping(self) -> bool:
@@ -93,21 +94,22 @@ class Supervisor:
     def stop(self, after_tier: Callable[[], None] = lambda: None) -> None:
         """Stops everything, the last started first, each tier at once; harmless to repeat.
 
-        Calls `after_tier` when the last tier has stopped and the others still run.
+        Calls `after_tier` when the last tier has stopped and the others still run. A second Ctrl-C cuts the wait for
+        that tier short.
         """
         self._told_to_stop = True
         if self._tiers:
-            self._stop_tier(self._tiers.pop())
+            self._stop_tier(self._tiers.pop(), lambda: self._interrupts > 1)
         after_tier()
         while self._tiers:
-            self._stop_tier(self._tiers.pop())
+            self._stop_tier(self._tiers.pop(), lambda: False)
 
-    def _stop_tier(self, tier: list[Watched]) -> None:
+    def _stop_tier(self, tier: list[Watched], hurry: Callable[[], bool]) -> None:
         for watched in tier:
             watched.child.signal_stop()
         deadline = time.monotonic() + max((watched.child.program.stop_timeout_s for watched in tier), default=0.0)
         for watched in tier:
-            watched.child.wait_stopped(max(0.0, deadline - time.monotonic()))
+            watched.child.wait_stopped(max(0.0, deadline - time.monotonic()), hurry)
 
     def restarts(self) -> dict[str, int]:
         """How often each child was restarted."""
@@ -186,6 +188,7 @@ class Supervisor:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._told_to_stop = True
+        self._interrupts += number == signal.SIGINT
         try:
             os.write(self._wake_write, b"\0")
         except BlockingIOError:

@@ -77,7 +77,7 @@ def _run(stack: Stack, root: Path, shape: Shape) -> ExitCode:
             click.echo(f"cfab up: {exc}", err=True)
             return ExitCode.JOB_FAILED
     finally:
-        _say("stopping")
+        _say("stopping: running jobs are told to end and wait for the next start (Ctrl-C again: at once)")
         stack.stop()
     return ExitCode.OK
 

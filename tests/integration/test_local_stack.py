@@ -134,7 +134,7 @@ def test_the_token_and_the_refusals_of_a_second_stack(up: Callable[..., Running]
     said = running.stop()
 
     assert running.popen.returncode == 0
-    assert said.endswith("stopping\n")
+    assert said.splitlines()[-1].startswith("stopping: running jobs are told to end")
     assert running.parts() == []
     # The part that was refused for its port left nothing running either.
     assert find(running.popen.pid) is None
@@ -181,7 +181,10 @@ def test_a_clean_stop_ends_running_jobs_and_the_next_start_runs_them_again(up: C
     witness = running.data.parent / "witness"
     witness.touch()
     witness.chmod(0o666)
-    script = f"echo $CFAB_ATTEMPT >> {witness}; [ $CFAB_ATTEMPT = 2 ] || exec sleep 600"
+    script = (
+        f"trap 'echo bye >> {witness}; exit 1' TERM; echo $CFAB_ATTEMPT >> {witness}; "
+        "[ $CFAB_ATTEMPT = 2 ] || while :; do sleep 0.1; done"
+    )
     job = running.call("POST", "/jobs", json={"type": "nap", "script": script, "priority": "background"}).json()["id"]
     wait_for(lambda: witness.read_text() == "1\n")
 
@@ -190,7 +193,8 @@ def test_a_clean_stop_ends_running_jobs_and_the_next_start_runs_them_again(up: C
 
     running = up("--workers", "1", "--slots", "2")
     wait_for(lambda: running.call("GET", f"/jobs/{job}").json()["status"] == "completed")
-    assert witness.read_text() == "1\n2\n"
+    # It was told to end, and had its grace.
+    assert witness.read_text() == "1\nbye\n2\n"
 
 
 def test_a_database_of_a_newer_version_is_refused(up: Callable[..., Running]) -> None:

@@ -152,6 +152,24 @@ def test_a_child_that_ignores_its_stop_signal_is_killed(tmp_path: Path) -> None:
     assert child.exit_status == -signal.SIGKILL
 
 
+@pytest.mark.parametrize(("interrupts", "is_killed"), [(1, False), (2, True)])
+def test_a_second_ctrl_c_cuts_the_wait_short(
+    supervisor: Supervisor, tmp_path: Path, interrupts: int, is_killed: bool
+) -> None:
+    script = f"trap 'sleep 3; touch {tmp_path}/done; exit' TERM; touch {tmp_path}/up; while :; do sleep 0.1; done"
+    program = sleeper(tmp_path, argv=["/bin/sh", "-c", script], ready=(tmp_path / "up").exists, stop_timeout_s=600)
+    supervisor.start(program)
+    before = signal.getsignal(signal.SIGINT)
+    supervisor.stop_on(signal.SIGINT)
+    try:
+        for _ in range(interrupts):
+            os.kill(os.getpid(), signal.SIGINT)
+        supervisor.stop()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (tmp_path / "done").exists() is not is_killed
+
+
 def test_a_start_that_fails_shows_the_end_of_the_log(tmp_path: Path, supervisor: Supervisor) -> None:
     words = ["/bin/sh", "-c", "echo no room on the moon; exit 9"]
 
