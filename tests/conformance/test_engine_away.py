@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +13,10 @@ import pytest
 
 from tests.conformance.conftest import CONTAINERS
 from tests.conformance.lab import Lab, eventually
+from tests.conformance.test_containers import LONG, is_running
 from tests.engine import TestEngine
+from workers.runners.base import ExitRecord
+from workers.runners.fake import Script
 
 
 @pytest.fixture
@@ -44,3 +50,71 @@ while [ ! -e /work/go ]; do sleep 0.1; done; echo three; echo tre >&2; exit 7"""
         assert (lab.text("a1", 1), lab.text("a1", 2)) == ("one\ntwo\nthree\n", "uno\ntre\n")
     finally:
         lab.close()
+
+
+@pytest.fixture
+def boxes(docker_engine: TestEngine, node_directory: Path) -> Iterator[Lab]:
+    lab = Lab(replace(CONTAINERS, engine=docker_engine.socket), node_directory)
+    yield lab
+    lab.close()
+
+
+def without_keeper(boxes: Lab, meanwhile: Callable[[], None]) -> ExitRecord:
+    """How the attempt `a1` ended, after its keeper died and something happened until the next one came."""
+    hello = dict(boxes.keeper.hello)
+    os.kill(hello["guard_pid"], signal.SIGKILL)
+    boxes.runner.close()
+    os.kill(hello["pid"], signal.SIGKILL)
+    eventually(lambda: not is_running(hello["pid"]), "end of the keeper")
+    meanwhile()
+    boxes.open()
+    held = {one.attempt_id: one.record for one in boxes.runner.attach()}["a1"]
+    return held or boxes.ended("a1")
+
+
+@pytest.mark.parametrize("script", [LONG, replace(LONG, ignores_sigterm=True)], ids=["TERM", "KILL"])
+def test_job_whose_engine_was_restarted_while_no_keeper_was_there_is_lost_and_not_failed(
+    boxes: Lab, docker_engine: TestEngine, script: Script
+) -> None:
+    boxes.runner.start(boxes.spec("a1", script))
+    boxes.printed("a1")
+
+    def restart() -> None:
+        docker_engine.stop_engine()
+        docker_engine.start_engine()
+
+    record = without_keeper(boxes, restart)
+    assert (record.keeper_lost, record.exit_code, record.signal) == (True, None, None)
+
+
+def test_whatever_ran_before_its_host_was_started_anew_is_lost(boxes: Lab) -> None:
+    boxes.runner.start(boxes.program("a1", ["/bin/sh", "-c", "echo ready; sleep 0.5"]))
+    boxes.printed("a1")
+
+    def reboot() -> None:
+        noted = boxes.directory / "attempts" / "a1" / "state.json"
+        noted.write_text(json.dumps({**json.loads(noted.read_text()), "boot": "another"}))
+
+    record = without_keeper(boxes, reboot)
+    assert (record.keeper_lost, record.exit_code, record.signal) == (True, None, None)
+
+
+def test_what_a_job_did_itself_or_was_asked_for_while_no_keeper_was_there_stays_so(boxes: Lab) -> None:
+    boxes.runner.start(boxes.program("a1", ["/bin/sh", "-c", "trap '' TERM; echo ready; sleep 1000"], grace_s=60.0))
+    boxes.printed("a1")
+    boxes.runner.stop("a1", 1.0, "cancel")
+    record = without_keeper(boxes, lambda: None)
+    assert (record.keeper_lost, record.signal, record.stop_cause) == (False, 9, "cancel")
+
+
+def test_kill_of_an_earlier_keeper_is_known_to_the_next(boxes: Lab, docker_engine: TestEngine) -> None:
+    boxes.runner.start(boxes.spec("a1", LONG))
+    boxes.printed("a1")
+    noted = boxes.directory / "attempts" / "a1" / "state.json"
+
+    def killed() -> None:
+        noted.write_text(json.dumps({**json.loads(noted.read_text()), "kill_sent": True}))
+        docker_engine.docker("kill", f"cfab-{boxes.keeper.hello['name']}-a1")
+
+    record = without_keeper(boxes, killed)
+    assert (record.keeper_lost, record.signal) == (False, 9)

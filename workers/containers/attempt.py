@@ -97,6 +97,7 @@ class Attempt:
         self.kill_at: float | None = None
         self.error_tail = b""
         self.engine_broke = False
+        self.rebooted = False
         self.over = threading.Event()
 
     @property
@@ -132,6 +133,7 @@ class Attempt:
             "record": self.record,
             "said": self.output.said,
             "term_sent": self.term_sent,
+            "kill_sent": self.kill_sent,
             "kill_at": self.kill_at,
         }
         _write_json(f"{self.directory}/{STATE}", state)

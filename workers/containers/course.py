@@ -144,6 +144,9 @@ class Course:
     def follow(self, attempt: Attempt, reader: threading.Thread, output: Output) -> None:
         """Lead a started container to its end."""
         info = self._look(attempt)
+        if attempt.wanted is None and info is not None and not info["State"]["Running"]:
+            # It ended while no keeper was there: the engine may have been stopped as well.
+            attempt.engine_broke = True
         self._hold_processes(attempt, info)
         with self._book.lock:
             attempt.state = RUNNING

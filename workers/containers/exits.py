@@ -70,6 +70,9 @@ def read_exit(attempt: Attempt, state: Mapping[str, Any] | None) -> None:
         record["stop_cause"] = record["stop_cause"] or "keeper_shutdown"
         return
     code = int(state["ExitCode"])
+    if attempt.rebooted or _was_stopped(attempt, code, state):
+        record["keeper_lost"] = True
+        return
     not_run = _NOT_RUN.search(attempt.error_tail) if code in _NEVER_RAN else None
     if not_run is not None:
         record["spawn_error"] = not_run[1].decode(errors="replace")
@@ -79,12 +82,14 @@ def read_exit(attempt: Attempt, state: Mapping[str, Any] | None) -> None:
         ended = Folded.plain(status)
     else:
         ended = Folded.by_shell_rule(code << 8 if 0 <= code <= 255 else 255 << 8)
-    if attempt.engine_broke and code in _STOPPED and not (attempt.term_sent or attempt.kill_sent):
-        # The engine ended it while it was shut down: no doing of the job's.
-        record["keeper_lost"] = True
-        return
     record["exit_code"], record["signal"] = ended.exit_code, ended.signal
     record["oom"] = bool(state.get("OOMKilled"))
+
+
+def _was_stopped(attempt: Attempt, code: int, state: Mapping[str, Any]) -> bool:
+    """Whether the engine ended it while it was shut down, or died with it: no doing of the job's."""
+    ours = attempt.term_sent or attempt.kill_sent or state.get("OOMKilled")
+    return attempt.engine_broke and code in _STOPPED and not ours
 
 
 def _ended(record: Mapping[str, Any], state: Mapping[str, Any] | None) -> tuple[float, float]:

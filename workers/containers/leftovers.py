@@ -56,8 +56,10 @@ def _noted(jobs: Jobs, name: str) -> Attempt | None:
         attempt.state = ENDED
         return attempt
     # The boot clock starts anew with the host; whatever ran before has ended with it.
-    attempt.deadline = float(state["deadline"]) if state["boot"] == jobs.boot else 0.0
+    attempt.rebooted = state["boot"] != jobs.boot
+    attempt.deadline = 0.0 if attempt.rebooted else float(state["deadline"])
     attempt.term_sent, attempt.kill_at = bool(state["term_sent"]), state["kill_at"]
+    attempt.kill_sent = bool(state.get("kill_sent"))
     attempt.output.resume(int(state["said"]))
     return attempt
 

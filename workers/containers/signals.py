@@ -42,7 +42,10 @@ class Signals:
             # Nothing of it runs: its thread finds it ended, and removes what it was about to start.
             attempt.record["signal"] = int(signal.SIGKILL)
             self._book.end(attempt)
-        elif attempt.state == RUNNING:
+            return
+        # A later keeper must know whose doing the end was.
+        self._book.note(attempt)
+        if attempt.state == RUNNING:
             if attempt.init_pidfd >= 0:
                 # At once, and whether or not the engine answers.
                 with contextlib.suppress(OSError):
