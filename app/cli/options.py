@@ -11,7 +11,7 @@ from uuid import UUID
 import click
 
 from app.cli.client import Client, token_of
-from app.cli.failure import ExitCode, Failure
+from app.cli.failure import ExitCode, Failure, output_lost
 from app.cli.paths import part
 from config.settings import SettingsError, load_settings
 
@@ -45,6 +45,10 @@ def whole_fabric_command(run: Callable[P, ExitCode | None]) -> Callable[P, None]
         except Failure as failure:
             click.echo(failure.line(bool(kwargs.get("as_json"))), err=True)
             raise click.exceptions.Exit(failure.code) from failure
+        except OSError as exc:
+            lost = output_lost(exc)
+            click.echo(lost.line(bool(kwargs.get("as_json"))), err=True)
+            raise click.exceptions.Exit(lost.code) from exc
         except KeyboardInterrupt:
             raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
         raise click.exceptions.Exit(code or ExitCode.OK)
