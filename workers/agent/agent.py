@@ -29,6 +29,7 @@ from app.services.stop import request_stop
 from app.storage.database import Database
 from config.settings import Settings
 from workers.agent.capacity import offer
+from workers.agent.caution import Caution
 from workers.agent.claimer import ClaimLoop
 from workers.agent.confinement import Confinement
 from workers.agent.fitness import Fitness
@@ -104,9 +105,11 @@ class Agent:
         self.notices: deque[Notice] = deque(maxlen=20_000)
         self.noticed = threading.Event()
         self._stopping = threading.Event()
+        self._caution = Caution()
         self._starter = Starter(
             settings, db, runner, cache, self.registry, confinement, self.offer.ip,
             lambda entry, end: self._reporter.tell_ended(entry, end), self._notice, self._wake_nodes, self._stopping,
+            self._caution,
         )  # fmt: skip
         who = Who(
             self.offer.node_id, None, runners, settings.lease_s,
@@ -116,7 +119,7 @@ class Agent:
         fitness = Fitness(db, runner, self.bell)
         self._claims = ClaimLoop(
             db, settings, who, self.registry, self._starter.launch, self._uncertain, self._stale, self._last_resort,
-            ringer.wake_node, fitness.is_unfit,
+            ringer.wake_node, fitness.is_unfit, self._caution,
         )  # fmt: skip
         self._renewer = Renewer(
             db, settings, self.registry, self._claims, self._extend, self._starter.stop_entry, self._lost,
@@ -235,8 +238,8 @@ class Agent:
 
     @property
     def full(self) -> bool:
-        """Whether it takes nothing more: no slot is free, or an operator drains it."""
-        return self.registry.free_slots == 0 or self._claims.draining
+        """Whether bells are for others: no slot is free, an operator drains it, or it could not start what it took."""
+        return self.registry.free_slots == 0 or self._claims.draining or self._caution.is_on
 
     def terminate(self, attempt_id: UUID, by: str) -> bool:
         """Stops the job of an attempt that runs here, as an operator's remote control asks; whether it is here."""
@@ -289,6 +292,8 @@ class Agent:
             self._reporter.tell_started(entry)
             if first:
                 self._notice("started", entry)
+                if self._caution.works():
+                    self._claims.ring()
         elif isinstance(event, Output):
             entry.spool_bytes = max(entry.spool_bytes, event.spool_bytes)
             self._reporter.tell_output(entry)

@@ -18,6 +18,7 @@ from app.services.claim import Claimer as Who
 from app.services.report import Finished, FinishResult, finish_each
 from app.storage.database import Database
 from config.settings import Settings
+from workers.agent.caution import Caution
 from workers.agent.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def boottime() -> float:
 class ClaimLoop:
     """Claims for one node, one claim at a time. `launch` gets each batch with its lease's deadline.
 
-    `wake` rings a node that should have a job rather than this one.
+    `wake` rings a node that should have a job rather than this one. `caution` says how many jobs the node may risk.
     """
 
     def __init__(
@@ -52,10 +53,12 @@ class ClaimLoop:
         last_resort: Callable[[], None],
         wake: Callable[[str], None] = lambda _node: None,
         unfit: Callable[[], bool] = lambda: False,
+        caution: Caution | None = None,
     ) -> None:
         self._db = db
         self._wake = wake
         self._unfit = unfit
+        self._caution = caution or Caution()
         self._settings = settings
         self.who = who
         self._registry = registry
@@ -123,7 +126,9 @@ class ClaimLoop:
                 self._joined = False
 
     def _is_sated(self) -> bool:
-        return not self._hungry or self.draining or self.leaving or self._stopped.is_set() or self._unfit()
+        if not self._hungry or self._caution.is_on:
+            return True
+        return self.draining or self.leaving or self._stopped.is_set() or self._unfit()
 
     def _finish_and_claim(self, ends: Sequence[Finished], settle: Callable[[FinishResult], None]) -> None:
         limit = min(self._registry.free_after(end.attempt_id for end in ends), BATCH)
@@ -170,11 +175,7 @@ class ClaimLoop:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            # What was left to another node for a moment is looked at again when that is over.
-            pause_s, self._revisit_s = self._revisit_s, None
-            revisit = pause_s is not None
-            rang = self._bell.wait(self._settings.poll_s * random.uniform(0.7, 1.3) if pause_s is None else pause_s)
-            rang = rang or revisit
+            rang = self._wait()
             # Clear first, claim after: a bell during the claim leads to one more round, never to a lost job.
             self._bell.clear()
             if self._again:
@@ -206,10 +207,20 @@ class ClaimLoop:
                 self._uncertain()
                 self._stopped.wait(1.0)
 
+    def _wait(self) -> bool:
+        """Waits for a bell or something that is due; False when the time of a poll went by without either."""
+        # What was left to another node for a moment is looked at again when that is over.
+        pause_s, self._revisit_s = self._revisit_s, None
+        due = [due_s for due_s in (pause_s, self._caution.left_s(time.monotonic())) if due_s is not None]
+        poll_s = self._settings.poll_s * random.uniform(0.7, 1.3)
+        return self._bell.wait(min(due, default=poll_s)) or bool(due)
+
     def _round(self) -> bool:
         """One claim; whether another is worth it at once."""
         with self._claiming:
             limit = min(self._registry.free_slots, BATCH)
+            if not self._placed:
+                limit = self._caution.room(limit, time.monotonic())
             if limit < 1 or self.leaving or (self.draining and not self._placed):
                 return False
             if self._unfit() and not self.draining:
@@ -221,6 +232,7 @@ class ClaimLoop:
             try:
                 taken = claim(self._db, self.who, limit)
                 if taken:
+                    self._caution.tries(time.monotonic())
                     deadline = sent + self._settings.lease_s - self._settings.fence_margin_s
                     self._launch(taken, deadline)
             finally:

@@ -17,6 +17,7 @@ from app.services.report import Finished
 from app.storage.database import Database
 from config.settings import Settings
 from workers.agent.admission import Admission
+from workers.agent.caution import Caution
 from workers.agent.confinement import Confinement
 from workers.agent.fetches import Fetches
 from workers.agent.gang import Gangs
@@ -51,6 +52,7 @@ class Starter:
         notice: Callable[[str, Entry], None],
         wake: Callable[[Iterable[str]], None],
         stopping: threading.Event,
+        caution: Caution,
     ) -> None:
         self._settings = settings
         self._runner = runner
@@ -60,9 +62,10 @@ class Starter:
         self._tell_ended = tell_ended
         self._notice = notice
         self._stopping = stopping
+        self._caution = caution
         # Whether an attempt is launched or ended before that is decided under this lock, once.
         self._deciding = threading.Lock()
-        self._fetches = Fetches(cache, self._fetched, self._not_fetched)
+        self._fetches = Fetches(cache, self._fetched, self._not_prepared)
         self._later = ThreadPoolExecutor(LATER, thread_name_prefix="later")
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="start")
         self._admission = Admission(settings, db, self._go_on)
@@ -99,8 +102,6 @@ class Starter:
             self._notice("received", entry)
             try:
                 spec = self._prepare(one, entry)
-            except ArtifactError as exc:
-                self._refuse(entry, ending_of_failed_fetch(exc), str(exc))
             except Exception as exc:
                 self._not_prepared(entry, exc)
             else:
@@ -143,15 +144,11 @@ class Starter:
         if self._registry.keep(entry, artifact):
             self._go_on(one, entry, spec.with_executable(str(artifact.path)))
 
-    def _not_fetched(self, entry: Entry, exc: Exception) -> None:
-        if isinstance(exc, ArtifactError):
-            self._refuse(entry, ending_of_failed_fetch(exc), str(exc))
-        else:
-            self._not_prepared(entry, exc)
-
     def _not_prepared(self, entry: Entry, exc: Exception) -> None:
         """Whatever it was: an attempt that is held here but never started nor told would be renewed for ever."""
-        if not self._stopping.is_set():
+        if isinstance(exc, ArtifactError):
+            self._refuse(entry, ending_of_failed_fetch(exc), str(exc))
+        elif not self._stopping.is_set():
             log.error("attempt %s could not be prepared", entry.attempt_id, exc_info=exc)
             self._refuse(entry, Ending(started=False, node_fault=True), f"the node could not prepare the job: {exc}")
 
@@ -270,5 +267,8 @@ class Starter:
 
     def _refuse(self, entry: Entry, ending: Ending, message: str) -> None:
         # An agent on its way out breaks off what it prepares: that is no fault of the node, nor of the job.
-        if not self._stopping.is_set():
-            self._tell_ended(entry, refused(entry, ending, message))
+        if self._stopping.is_set():
+            return
+        if ending.node_fault:
+            self._caution.fault(entry.job_id, message, time.monotonic())
+        self._tell_ended(entry, refused(entry, ending, message))
