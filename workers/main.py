@@ -132,7 +132,7 @@ def run(settings: Settings, argv: Sequence[str] = ()) -> int:
     warnings.simplefilter("ignore", SecurityWarning)
     app = make_celery(settings)
     install(app, agent, drain_limit_s)
-    heart.install(app)
+    heart.install(app, agent.registry)
     own = node_queue(settings.node)
     app.conf.task_queues = [*app.conf.task_queues, bell_queue(own)]
     app.worker_main(

@@ -1,25 +1,40 @@
-"""The heartbeat by which Flower sees a worker: one that never holds up the worker's main thread."""
+"""The heartbeat by which Flower sees a worker: it counts attempts, and never holds up the worker's main thread."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from celery import Celery
+from celery.utils.sysinfo import load_average
 from celery.worker import heartbeat
 from celery.worker.consumer import Consumer
 from celery.worker.consumer.heart import Heart
+from celery.worker.state import SOFTWARE_INFO
+
+from workers.agent.registry import Registry
 
 
-def install(app: Celery) -> None:
-    """Gives `app`'s worker this heartbeat."""
+def install(app: Celery, registry: Registry) -> None:
+    """Gives `app`'s worker this heartbeat, with the attempts in `registry`."""
+    app.fabric_registry = registry
     app.conf.worker_consumer = f"{__name__}:PatientConsumer"
 
 
 class _PatientHeart(heartbeat.Heart):  # type: ignore[misc]
-    """Celery's own tries in the main thread until a silent broker answers, deaf to SIGTERM; this one once a beat."""
+    """Celery's own counts bells, and tries in the main thread until a silent broker answers, deaf to SIGTERM.
+
+    This one counts attempts, and tries once a beat.
+    """
+
+    def __init__(self, timer: Any, eventer: Any, interval: float | None, registry: Registry) -> None:
+        super().__init__(timer, eventer, interval)
+        self._registry = registry
 
     def _send(self, event: str, retry: bool = False) -> Any:
-        return super()._send(event, retry=False)
+        return self.eventer.send(
+            event, freq=self.interval, active=len(self._registry), processed=self._registry.taken,
+            loadavg=load_average(), retry=False, **SOFTWARE_INFO,
+        )  # fmt: skip
 
 
 class HeartStep(Heart):  # type: ignore[misc]
@@ -27,7 +42,7 @@ class HeartStep(Heart):  # type: ignore[misc]
 
     def start(self, c: Any) -> None:
         """Begins to beat."""
-        c.heart = _PatientHeart(c.timer, c.event_dispatcher, self.heartbeat_interval)
+        c.heart = _PatientHeart(c.timer, c.event_dispatcher, self.heartbeat_interval, c.app.fabric_registry)
         c.heart.start()
 
 

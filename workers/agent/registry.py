@@ -65,13 +65,14 @@ class Entry:
 
 
 class Registry:
-    """Entries and slots of one node; all methods may be called from any thread."""
+    """Entries and slots of one node; all methods may be called from any thread. `taken` counts entries ever held."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self._lock = threading.Lock()
         self._entries: dict[UUID, Entry] = {}
         self._free = list(range(slots - 1, -1, -1))
+        self.taken = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -105,6 +106,7 @@ class Registry:
     def add(self, entry: Entry) -> None:
         """Holds an attempt from now on."""
         with self._lock:
+            self.taken += entry.attempt_id not in self._entries
             self._entries[entry.attempt_id] = entry
 
     def keep(self, entry: Entry, artifact: Artifact) -> bool:

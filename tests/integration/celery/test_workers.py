@@ -135,6 +135,7 @@ def test_a_worker_that_is_killed_finds_its_job_again_and_still_obeys(
 
 def test_flower_gets_one_task_per_attempt(celery_setup: CeleryTestSetup, fabric: Fabric, ringer: Ringer) -> None:
     told: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    beats: dict[str, dict[str, Any]] = {}
     listening, over = threading.Event(), threading.Event()
 
     def listen() -> None:
@@ -149,14 +150,23 @@ def test_flower_gets_one_task_per_attempt(celery_setup: CeleryTestSetup, fabric:
     def note(event: dict[str, Any]) -> None:
         if event["type"].startswith("task-"):
             told[event["uuid"]].append(event)
+        elif event["type"] == "worker-heartbeat":
+            beats[event["hostname"]] = event
+
+    def processed() -> int:
+        return sum(beat["processed"] for beat in beats.values())
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     assert listening.wait(WAIT_S)
+    until(lambda: len(beats) == 2, WAIT_S)
+    before = processed()
     good, bad = start(fabric, ringer, "sleep 0.5"), start(fabric, ringer, "sleep 0.5; exit 3")
     good_attempt, bad_attempt = (str(attempts(fabric, job)[-1].id) for job in (good, bad))
     until(lambda: told[good_attempt][-1:] and told[good_attempt][-1]["type"] == "task-succeeded", WAIT_S)
     until(lambda: told[bad_attempt][-1:] and told[bad_attempt][-1]["type"] == "task-failed", WAIT_S)
+    # Attempts, not bells.
+    until(lambda: processed() == before + 2, WAIT_S)
     over.set()
     listener.join()
     for job, attempt in ((good, good_attempt), (bad, bad_attempt)):
