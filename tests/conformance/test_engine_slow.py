@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ import pytest
 from tests.conformance.here import Here
 from tests.conformance.lab import boottime, eventually
 from tests.engine import TestEngine
-from workers.containers.engine import Engine
+from workers.containers import course
+from workers.containers.engine import Engine, EngineAway
 
 Open = Callable[..., Here]
 
@@ -55,3 +56,30 @@ def test_job_that_ended_in_time_has_ended_in_time_however_long_its_container_tak
     gone.set()
     record = keeper.ended("a1")
     assert (record["exit_code"], record["limit_hit"], record["lease_lost"]) == (0, None, False)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
+def test_container_that_the_engine_makes_without_an_answer_is_removed(
+    here: Open, docker_engine: TestEngine, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """Whether the engine makes it before or after somebody has looked for it."""
+    monkeypatch.setattr(course, "LATE_S", (0.0, 0.1, 0.1))
+    removed: list[str] = []
+
+    class Slow(Engine):
+        def create(self, name: str, config: Mapping[str, Any]) -> str:
+            self.wanted = name, config
+            if not late:
+                super().create(name, config)
+            raise EngineAway("the Docker Engine does not answer: timed out")
+
+        def remove(self, container: str) -> None:
+            super().remove(container)
+            removed.append(container)
+            if late and len(removed) == 2:
+                super().create(*self.wanted)
+
+    keeper = here(Slow(docker_engine.socket))
+    assert "timed out" in keeper.run("a1", "true")["node_fault"]
+    eventually(lambda: len(removed) == 4, "the last look")
+    assert docker_engine.engine.labelled(f"cfab.node={keeper.jobs.name}") == []

@@ -25,6 +25,8 @@ from workers.containers.signals import ASK_AGAIN_S, Signals
 from workers.keeper.attempt import boottime
 
 DRAIN_S = 10.0
+LATE_S = (0.0, 10.0, 50.0, 540.0)
+"""When to look for what the engine was asked to make and did not answer: each time so long after the last."""
 REST_S = 2.0
 """How long what an engine that went away had sent may take to be read."""
 TAIL_BYTES = 1024
@@ -48,6 +50,7 @@ class Course:
                 step(attempt)
             except Exception as exc:
                 complain(f"attempt {attempt.id}: {exc!r}")
+                attempt.container = attempt.container or self._book.container_name(attempt.id)
                 self._discard(attempt)
                 self._book.fail(attempt, node_fault=f"the node could not keep the container: {exc}")
 
@@ -61,8 +64,12 @@ class Course:
             attempt.container = self._make(attempt, wanted)
         except PullCancelled:
             return
-        except (ImageUnavailable, EngineAway) as exc:
+        except ImageUnavailable as exc:
             self._book.fail(attempt, node_fault=str(exc))
+            return
+        except EngineAway as exc:
+            self._book.fail(attempt, node_fault=str(exc))
+            self._remove_late(attempt)
             return
         except ImageRefused as exc:
             self._book.fail(attempt, spawn_error=str(exc))
@@ -88,6 +95,16 @@ class Course:
             if not again:
                 raise ImageUnavailable(f"image {image.name} was removed while it was needed: {exc}") from exc
         return self._make(attempt, wanted, again=False)
+
+    def _remove_late(self, attempt: Attempt) -> None:
+        """Remove a container that the engine may have made, or yet make, after nobody waited for its answer any more.
+
+        Nothing of it ever runs, so that the attempt's end need not wait for that.
+        """
+        for wait_s in LATE_S:
+            time.sleep(wait_s)
+            with contextlib.suppress(EngineError):
+                self._engine.remove(self._book.container_name(attempt.id))
 
     def _create(self, attempt: Attempt, wanted: Wanted, image_id: str) -> str:
         labels = {LABEL_NODE: self._book.name, LABEL_ATTEMPT: attempt.id, LABEL_JOB: attempt.spec.job_id}
