@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +15,7 @@ from app.cli.client import Client
 from app.cli.failure import ExitCode
 from app.cli.options import fabric_command, full_id
 from app.cli.render import plain, print_json
+from app.cli.terminal import ROOM_FOR_BARS, show
 
 BAR_CELLS = 10
 HISTORY_LINES = 8
@@ -40,12 +41,12 @@ def command(*, client: Client, as_json: bool, job_id: str) -> ExitCode:
     if as_json:
         print_json(told)
     else:
-        Console(highlight=False).print(picture(told))
+        show(lambda width: picture(told, width))
     return ExitCode.OK
 
 
-def picture(told: Mapping[str, Any]) -> RenderableType:
-    """The explanation for a terminal: sentences first, then bars of what is free against what is asked."""
+def picture(told: Mapping[str, Any], width: int = ROOM_FOR_BARS) -> RenderableType:
+    """The explanation for a terminal of so many columns: sentences, then what is free against what is asked."""
     colour = _COLOUR.get(str(told["code"]), "yellow")
     state = plain(told["state_detail"])
     parts: list[RenderableType] = [Text.assemble(str(told["id"]), "  ", (state, "bold"), "  ", (told["code"], colour))]
@@ -56,7 +57,7 @@ def picture(told: Mapping[str, Any]) -> RenderableType:
     if limits is not None:
         parts += [Text(""), limits]
     if told["nodes"]:
-        parts += [Text(""), nodes_table(told)]
+        parts += [Text(""), nodes_table(told, width)]
     parts += [Text(""), _history(told["history"])]
     return Group(*parts)
 
@@ -87,8 +88,8 @@ def limits_table(tenant: Mapping[str, Any]) -> Table | None:
     return table
 
 
-def nodes_table(told: Mapping[str, Any]) -> Table:
-    """What is free on the nodes, against what is asked."""
+def nodes_table(told: Mapping[str, Any], width: int = ROOM_FOR_BARS) -> Table:
+    """What is free on the nodes, against what is asked; bars only where there is room for them."""
     asks, more = told["asks"], told["nodes_seen"] - len(told["nodes"])
     asked = {"slots": 1, "cpus": asks["cpus"], "memory_bytes": asks["memory_bytes"], "gpus": asks["gpus"]}
     columns = [name for name in asked if name != "gpus" or asks["gpus"]]
@@ -103,15 +104,15 @@ def nodes_table(told: Mapping[str, Any]) -> Table:
         table.add_row(
             escape(plain(node["id"])),
             Text(word, style=colour),
-            *[_free(name, node[name], asked[name]) for name in columns],
+            *[_free(name, node[name], asked[name], width >= ROOM_FOR_BARS) for name in columns],
         )
     return table
 
 
-def _free(name: str, amount: Mapping[str, float], asked: float) -> Text:
+def _free(name: str, amount: Mapping[str, float], asked: float, with_bar: bool) -> Text:
     lacking = amount["free"] < asked
-    text = bar(amount["free"], amount["total"], lacking, good="green")
-    text.append(f" {_figure(name, amount['free'])}/{_figure(name, amount['total'])}", style="red" if lacking else "")
+    text = bar(amount["free"], amount["total"], lacking, good="green").append(" ") if with_bar else Text()
+    text.append(f"{_figure(name, amount['free'])}/{_figure(name, amount['total'])}", style="red" if lacking else "")
     return text
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -18,8 +18,10 @@ from app.cli.failure import ExitCode
 from app.cli.options import Duration, whole_fabric_command
 from app.cli.paths import part
 from app.cli.render import moment, plain, print_json, size, span
+from app.cli.terminal import ROOM_FOR_BARS
+from app.cli.terminal import show as draw
 
-JOB_CELLS, UUID_CELLS = 36, 40
+JOB_CELLS, GPU_CELLS = 36, 42
 _STATE = {"ready": "green", "draining": "magenta", "offline": "bright_black"}
 _GPU = {"free": ("▯", "green"), "held": ("▮", "cyan"), "shared": ("▤", "cyan"), "out": ("✗", "red")}
 _SHARED = {"yes": True, "no": False, "default": None}
@@ -67,7 +69,7 @@ def list_all(*, client: Client, as_json: bool, state: str | None, label: str | N
     if as_json:
         print_json(nodes)
     else:
-        Console(highlight=False).print(listed(nodes) if nodes else Text("No nodes.", style="dim"))
+        draw(lambda width: listed(nodes, width) if nodes else Text("No nodes.", style="dim"))
     return ExitCode.OK
 
 
@@ -143,17 +145,18 @@ def gpu(
     return _print(client.change_node("PATCH", name, below, **changes), as_json)
 
 
-def listed(nodes: Sequence[Mapping[str, Any]]) -> RenderableType:
+def listed(nodes: Sequence[Mapping[str, Any]], width: int = ROOM_FOR_BARS) -> RenderableType:
     """Nodes as lines: state, bars of what is free, one sign per GPU; then what there is to say of some."""
     table = Table(box=None, padding=(0, 2, 0, 0))
+    bars = width >= ROOM_FOR_BARS
     for column in ("NODE", "STATE", *_BARS, "GPUS", "JOBS", "SEEN"):
-        wide = column in _BARS
+        wide = column in _BARS and bars
         table.add_column(column, no_wrap=not wide, min_width=BAR_CELLS if wide else None)
     for node in nodes:
         table.add_row(
             escape(plain(node["name"])),
             _state(node),
-            *[_free(node, name) for name in _RESOURCES],
+            *[_free(node, name, bars) for name in _RESOURCES],
             signs(node["gpus"]),
             str(node["jobs"]),
             _ago(node["silent_seconds"]),
@@ -162,8 +165,9 @@ def listed(nodes: Sequence[Mapping[str, Any]]) -> RenderableType:
     return Group(table, *([Text("")] if notes else []), *notes)
 
 
-def picture(node: Mapping[str, Any]) -> RenderableType:
-    """One node for a terminal."""
+def picture(node: Mapping[str, Any], width: int = ROOM_FOR_BARS) -> RenderableType:
+    """One node for a terminal of so many columns."""
+    bars = width >= ROOM_FOR_BARS
     parts: list[RenderableType] = [Text.assemble((plain(node["name"]), "bold"), "  ", _state(node))]
     parts += [Text(f"  {line}", style=style) for line, style in _facts(node)]
     free = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
@@ -173,9 +177,9 @@ def picture(node: Mapping[str, Any]) -> RenderableType:
         free.add_row("GPUs", signs(node["gpus"]))
     parts += [Text(""), Text("free of what it has", style="dim"), free]
     if node["gpus"]:
-        parts += [Text(""), _gpus(node["gpus"])]
+        parts += [Text(""), _gpus(node["gpus"], bars)]
     if node.get("running"):
-        parts += [Text(""), _jobs(node["running"])]
+        parts += [Text(""), _jobs(node["running"], bars)]
     return Group(*parts)
 
 
@@ -219,20 +223,24 @@ def _note(node: Mapping[str, Any]) -> str:
     return ", ".join(notes)
 
 
-def _gpus(gpus: Sequence[Mapping[str, Any]]) -> Table:
+def _gpus(gpus: Sequence[Mapping[str, Any]], wide: bool) -> Table:
+    """Two lines a GPU; where there is little room its model has a third."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("", "GPU", "IN USE", "UTIL", "TEMP", "MODEL"):
-        # Whole on any terminal: people copy it.
-        table.add_column(column, min_width=UUID_CELLS if column == "GPU" else None)
+    for column in ("", "GPU", "IN USE", "UTIL", "TEMP", *(["MODEL"] * wide)):
+        # Ids whole on any terminal: people copy them.
+        table.add_column(column, min_width=GPU_CELLS if column == "GPU" else None)
     for one in gpus:
         sign, colour = _GPU[one["state"]]
+        model = plain(one["model"])
         table.add_row(
             str(one["index"]),
-            Text.assemble(plain(one["uuid"]), "\n", (f"{sign} {_words(one)}", colour)),
-            _used(one),
+            Text.assemble(
+                plain(one["uuid"]), "\n", (f"{sign} {_words(one)}", colour), "" if wide else (f"\n{model}", "dim")
+            ),
+            _used(one, wide),
             "-" if one["utilization_percent"] is None else f"{one['utilization_percent']}%",
             "-" if one["temperature_celsius"] is None else f"{one['temperature_celsius']}°C",
-            escape(plain(one["model"])),
+            *([escape(model)] * wide),
         )
     return table
 
@@ -250,25 +258,27 @@ def _words(one: Mapping[str, Any]) -> str:
     return f"job {jobs[0]}" if jobs else "free, may be shared" if one["sharing"] else "free"
 
 
-def _used(one: Mapping[str, Any]) -> Text:
+def _used(one: Mapping[str, Any], with_bar: bool) -> Text:
     total, used = one["memory_bytes"], one["memory_used_bytes"]
     if used is None:
         return Text(f"- of {size(total)}", style="dim")
-    return bar(used, total, False).append(f" {size(used)}/{size(total)}", style="default")
+    text = bar(used, total, False).append(" ") if with_bar else Text()
+    return text.append(f"{size(used)}/{size(total)}", style="default")
 
 
-def _jobs(jobs: Sequence[Mapping[str, Any]]) -> Table:
+def _jobs(jobs: Sequence[Mapping[str, Any]], wide: bool) -> Table:
+    """A line a job; where there is little room its type and tenant have a second."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for column in ("JOB", "STATE", "FOR", "TYPE", "TENANT", "CPUS", "MEMORY", "GPUS"):
+    for column in ("JOB", "STATE", "FOR", *(["TYPE", "TENANT"] * wide), "CPUS", "MEMORY", "GPUS"):
         table.add_column(column, min_width=JOB_CELLS if column == "JOB" else None)
     now = datetime.now(UTC)
     for job in jobs:
+        names = [plain(job["type"]), plain(job["tenant"])]
         table.add_row(
-            job["id"],
+            Text.assemble(job["id"], "" if wide else (f"\n{', '.join(names)}", "dim")),
             job["state_detail"],
             span(now - (moment(job["since"]) or now)),
-            escape(plain(job["type"])),
-            escape(plain(job["tenant"])),
+            *(escape(name) for name in names if wide),
             f"{job['cpus']:g}",
             size(job["memory_bytes"]),
             str(len(job["gpus"]) or "-"),
@@ -276,11 +286,11 @@ def _jobs(jobs: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def _free(node: Mapping[str, Any], name: str) -> Text:
+def _free(node: Mapping[str, Any], name: str, with_bar: bool = True) -> Text:
     amount = node[name]
-    text = bar(amount["free"], amount["total"], False, good="green")
+    text = bar(amount["free"], amount["total"], False, good="green").append(" ") if with_bar else Text()
     figures = [size(v) if name == "memory_bytes" else f"{v:g}" for v in (amount["free"], amount["total"])]
-    return text.append(" " + "/".join(figures), style="default")
+    return text.append("/".join(figures), style="default")
 
 
 def _ago(seconds: float) -> str:
@@ -297,5 +307,5 @@ def _print(node: Mapping[str, Any], as_json: bool) -> ExitCode:
     if as_json:
         print_json(node)
     else:
-        Console(highlight=False).print(picture(node))
+        draw(lambda width: picture(node, width))
     return ExitCode.OK

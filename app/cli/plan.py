@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -21,8 +21,9 @@ from app.cli.failure import ExitCode
 from app.cli.live import redraw
 from app.cli.options import Duration, whole_fabric_command
 from app.cli.render import moment, plain, print_json, size, span
+from app.cli.terminal import console
 
-WIDE, NAMED_NODES = 240, 4
+NAMED_NODES = 4
 _WHY = {
     "gang": "its members start together",
     "large": "it needs more at a time than others",
@@ -65,8 +66,7 @@ def command(*, client: Client, as_json: bool, watch: bool, every: float) -> Exit
         if as_json:
             print_json(plan)
         else:
-            # A pipe has no width of its own, and nothing may be cut for it.
-            Console(highlight=False, width=None if on_terminal else WIDE).print(picture(plan, nodes))
+            console().print(picture(plan, nodes))
         if not watch:
             return ExitCode.OK
         time.sleep(every)

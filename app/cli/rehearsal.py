@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from app.cli.explain import limits_table, nodes_table
 from app.cli.failure import ExitCode
 from app.cli.render import plain, print_json
+from app.cli.terminal import ROOM_FOR_BARS, show
 
 
 def show_rehearsal(told: Mapping[str, Any], as_json: bool) -> ExitCode:
@@ -18,12 +19,12 @@ def show_rehearsal(told: Mapping[str, Any], as_json: bool) -> ExitCode:
     if as_json:
         print_json(told)
     else:
-        Console(highlight=False).print(picture(told))
+        show(lambda width: picture(told, width))
     return ExitCode.OK if told["admitted"] else ExitCode.REFUSED
 
 
-def picture(told: Mapping[str, Any]) -> RenderableType:
-    """The answer for a terminal."""
+def picture(told: Mapping[str, Any], width: int = ROOM_FOR_BARS) -> RenderableType:
+    """The answer for a terminal of so many columns."""
     if not told["admitted"]:
         status = told["refusal"]["status"]
         return Text.assemble(("would be refused", "bold red"), f" ({status}): {plain(told['message'])}")
@@ -37,7 +38,7 @@ def picture(told: Mapping[str, Any]) -> RenderableType:
     parts += [Text(f"  {_where(told)}", style="dim")]
     limits = limits_table(told["tenant"])
     parts += [Text(""), limits] if limits is not None else []
-    parts += [Text(""), nodes_table(told)] if told["nodes"] else []
+    parts += [Text(""), nodes_table(told, width)] if told["nodes"] else []
     return Group(*parts)
 
 

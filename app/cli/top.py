@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -19,6 +19,7 @@ from app.cli.failure import ExitCode
 from app.cli.live import redraw
 from app.cli.options import Duration, fabric_command, full_id
 from app.cli.render import coloured, moment, plain, print_json, span
+from app.cli.terminal import console
 
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARK_CELLS = 20
@@ -42,9 +43,8 @@ def command(
     if as_json:
         print_json(used)
     elif once or not sys.stdout.isatty():
-        # A pipe has no width of its own, and nothing may be cut for it.
-        console = Console(highlight=False, width=None if sys.stdout.isatty() else 2 * WIDE)
-        console.print(table(used, console.width))
+        out = console()
+        out.print(table(used, out.width))
     else:
         redraw(used, lambda: client.usage(found, limit), table, every)
     return ExitCode.OK

@@ -70,3 +70,12 @@ def test_words_of_others_do_not_steer_the_terminal() -> None:
 def test_a_bar_is_never_fuller_than_full() -> None:
     assert bar(9, 3, bad=True).plain == "█" * BAR_CELLS
     assert bar(-1, 3, bad=True).plain == bar(1, 0, bad=False).plain == "░" * BAR_CELLS
+
+
+def test_a_narrow_terminal_shows_figures_of_everything() -> None:
+    nodes = [{**told()["nodes"][0], "id": "gpu-host-12.cluster.example", "gpus": {"free": 1, "total": 8}}]
+    out = io.StringIO()
+    answer = told(nodes=nodes, asks={**told()["asks"], "gpus": 2})
+    Console(file=out, width=80, highlight=False).print(picture(answer, 80))
+    line = next(line for line in out.getvalue().splitlines() if line.startswith("gpu-host-12"))
+    assert line.split() == ["gpu-host-12.cluster.example", "busy", "3/4", "2/8", "1G/4G", "1/8"]

@@ -101,3 +101,21 @@ def test_a_label_is_set_or_removed() -> None:
 def test_a_deadline_may_be_now() -> None:
     assert Wait().convert("0", None, None) == 0
     assert Wait().convert("30m", None, None) == 1800
+
+
+def test_a_narrow_terminal_loses_no_column_and_breaks_no_id() -> None:
+    uuid, job_id = "GPU-550e8400-e29b-41d4-a716-446655440000", "550e8400-e29b-41d4-a716-446655440000"
+    job = {
+        "id": job_id, "state_detail": "running", "since": "2024-01-01T12:00:00Z", "type": "train", "tenant": "students",
+        "cpus": 4, "memory_bytes": 2**34, "gpus": [uuid],
+    }  # fmt: skip
+    gpus = [gpu(n, uuid=uuid, model="NVIDIA A100-SXM4-80GB", state="held", job_ids=[job_id]) for n in range(4)]
+    one = node(name="gpu-host-12.cluster.example", gpus=gpus, running=[job])
+    lines = text(listed([one], 80), width=80).splitlines()
+    assert lines[0].split() == ["NODE", "STATE", "SLOTS", "CPUS", "MEMORY", "GPUS", "JOBS", "SEEN"]
+    assert lines[1].split()[-5:] == ["8G/16G", "▮▮▮▮", "0/4", "1", "2s"]
+    shown = text(picture(one, 80), width=80)
+    for whole in (f"▮ job {job_id}", uuid, "NVIDIA A100-SXM4-80GB", "12%", "40°C", "train, students"):
+        assert whole in shown
+    assert f"{job_id}  running" in shown
+    assert shown.count("16G") == 2

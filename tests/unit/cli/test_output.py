@@ -5,10 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from app.cli.failure import ExitCode
+from app.cli.main import main
 from tests.unit.cli.conftest import Answers
 
 JOB = "550e8400-e29b-41d4-a716-446655440000"
@@ -16,6 +19,38 @@ PLAN = {
     "cycle": None, "late": False, "silent_seconds": 1, "totals": {"cycles": 0}, "reservations": [],
     "reservations_total": 0, "making_room": [], "making_room_total": 0,
 }  # fmt: skip
+LONG = "gpu-host-" + "x" * 200
+
+
+def node(**changes: Any) -> dict[str, Any]:
+    amount = {"total": 8, "free": 4}
+    return {
+        "id": LONG, "name": LONG, "kind": "agent", "cluster": "default", "state": "ready", "ip": None, "version": "1",
+        "runners": ["process"], "labels": {}, "silent_seconds": 2.0, "slots": amount, "cpus": amount,
+        "memory_bytes": amount, "gpus": [], "jobs": 1, "drain": None, "running": [], **changes,
+    }  # fmt: skip
+
+
+def test_a_pipe_gets_everything_on_lines_of_their_own(answers: Answers) -> None:
+    answers.given["GET", "/nodes"] = (200, [node()])
+    answers.given["GET", f"/nodes/{LONG}"] = (200, node())
+    asks = {"cpus": 1, "memory_bytes": 1, "gpus": 0}
+    tenant = {"name": "lab", "quota": {}, "used": {}}
+    shared = {"code": "busy", "causes": [], "asks": asks, "tenant": tenant, "nodes_seen": 1, "queue": None}
+    shown = {**shared, "id": JOB, "state_detail": "pending", "ahead": 0, "history": []}
+    nodes = [node(fit="busy", gpus=None)]
+    answers.given["GET", f"/jobs/{JOB}/explain"] = (200, {**shown, "nodes": nodes})
+    places = {"count": 1, "names": [LONG]}
+    rehearsed = {
+        **shared, "admitted": True, "nodes": nodes, "effective_class": "background", "effective_priority": 500,
+        "priority": "background", "queue_position": 0, "runs_now": places, "runs_ever": places,
+    }  # fmt: skip
+    answers.given["POST", "/jobs"] = (200, rehearsed)
+    for words in (["nodes", "ls"], ["nodes", "show", LONG], ["explain", JOB], ["submit", "--image", "x", "--dry-run"]):
+        done = CliRunner().invoke(main, [*words, "--server", answers.url])
+        assert done.exit_code == ExitCode.OK, done.output
+        assert LONG in done.stdout, words
+        assert "█████░░░░░ 4/8" in done.stdout, words
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
