@@ -56,7 +56,7 @@ def picture(told: Mapping[str, Any], width: int = ROOM_FOR_BARS) -> RenderableTy
     limits = limits_table(told["tenant"])
     if limits is not None:
         parts += [Text(""), limits]
-    if told["nodes"]:
+    if able(told["nodes"]):
         parts += [Text(""), nodes_table(told, width)]
     parts += [Text(""), _history(told["history"])]
     return Group(*parts)
@@ -99,17 +99,25 @@ def nodes_table(told: Mapping[str, Any], width: int = ROOM_FOR_BARS) -> Table:
     table.add_column("")
     for name in columns:
         table.add_column(f"{_word(name)}\n[dim]asks {_figure(name, asked[name])}[/dim]")
-    for node in told["nodes"]:
+    for node in able(told["nodes"]):
         colour, word = _FIT.get(node["fit"], ("white", node["fit"]))
         table.add_row(
             escape(plain(node["id"])),
             Text(word, style=colour),
-            *[_free(name, node[name], asked[name], width >= ROOM_FOR_BARS) for name in columns],
+            *[_free(name, node, asked[name], width >= ROOM_FOR_BARS) for name in columns],
         )
     return table
 
 
-def _free(name: str, amount: Mapping[str, float], asked: float, with_bar: bool) -> Text:
+def able(nodes: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """The nodes without executors outside that are never given such a job: they say nothing about its wait."""
+    return [node for node in nodes if node["kind"] != "external" or node["fit"] != "no_runner"]
+
+
+def _free(name: str, node: Mapping[str, Any], asked: float, with_bar: bool) -> Text:
+    if node["kind"] == "external":
+        return Text("-", style="dim")
+    amount = node[name]
     lacking = amount["free"] < asked
     text = bar(amount["free"], amount["total"], lacking, good="green").append(" ") if with_bar else Text()
     text.append(f"{_figure(name, amount['free'])}/{_figure(name, amount['total'])}", style="red" if lacking else "")

@@ -26,6 +26,7 @@ _STATE = {"ready": "green", "draining": "magenta", "offline": "bright_black"}
 _GPU = {"free": ("▯", "green"), "held": ("▮", "cyan"), "shared": ("▤", "cyan"), "out": ("✗", "red")}
 _SHARED = {"yes": True, "no": False, "default": None}
 _BARS = ("SLOTS", "CPUS", "MEMORY")
+LEGEND = "free/has   █ ▯ free  ░ ▮ held  ▤ shared  ✗ out"
 _RESOURCES = {"slots": "slots", "cpus": "CPUs", "memory_bytes": "memory"}
 
 
@@ -162,7 +163,7 @@ def listed(nodes: Sequence[Mapping[str, Any]], width: int = ROOM_FOR_BARS) -> Re
             _ago(node["silent_seconds"]),
         )
     notes = [Text(f"{plain(node['name'])}: {note}", style="dim") for node in nodes if (note := _note(node))]
-    return Group(table, *([Text("")] if notes else []), *notes)
+    return Group(table, *([Text("")] if notes else []), *notes, Text(""), Text(LEGEND, style="dim"))
 
 
 def picture(node: Mapping[str, Any], width: int = ROOM_FOR_BARS) -> RenderableType:
@@ -175,7 +176,7 @@ def picture(node: Mapping[str, Any], width: int = ROOM_FOR_BARS) -> RenderableTy
         free.add_row(word, _free(node, name))
     if node["gpus"]:
         free.add_row("GPUs", signs(node["gpus"]))
-    parts += [Text(""), Text("free of what it has", style="dim"), free]
+    parts += [Text(""), Text(LEGEND, style="dim"), free]
     if node["gpus"]:
         parts += [Text(""), _gpus(node["gpus"], bars)]
     if node.get("running"):
@@ -287,6 +288,9 @@ def _jobs(jobs: Sequence[Mapping[str, Any]], wide: bool) -> Table:
 
 
 def _free(node: Mapping[str, Any], name: str, with_bar: bool = True) -> Text:
+    if node["kind"] == "external":
+        # An executor outside asks for one job after another; nobody knows what it has.
+        return Text("-", style="dim")
     amount = node[name]
     text = bar(amount["free"], amount["total"], False, good="green").append(" ") if with_bar else Text()
     figures = [size(v) if name == "memory_bytes" else f"{v:g}" for v in (amount["free"], amount["total"])]

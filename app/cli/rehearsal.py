@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from app.cli.explain import limits_table, nodes_table
+from app.cli.explain import able, limits_table, nodes_table
 from app.cli.failure import ExitCode
 from app.cli.render import plain, print_json
 from app.cli.terminal import ROOM_FOR_BARS, show
@@ -38,7 +38,7 @@ def picture(told: Mapping[str, Any], width: int = ROOM_FOR_BARS) -> RenderableTy
     parts += [Text(f"  {_where(told)}", style="dim")]
     limits = limits_table(told["tenant"])
     parts += [Text(""), limits] if limits is not None else []
-    parts += [Text(""), nodes_table(told, width)] if told["nodes"] else []
+    parts += [Text(""), nodes_table(told, width)] if able(told["nodes"]) else []
     return Group(*parts)
 
 

@@ -79,3 +79,14 @@ def test_a_narrow_terminal_shows_figures_of_everything() -> None:
     Console(file=out, width=80, highlight=False).print(picture(answer, 80))
     line = next(line for line in out.getvalue().splitlines() if line.startswith("gpu-host-12"))
     assert line.split() == ["gpu-host-12.cluster.example", "busy", "3/4", "2/8", "1G/4G", "1/8"]
+
+
+def test_executors_outside_are_left_out_where_they_cannot_run_the_job() -> None:
+    endless = {"free": 1e6, "total": 1e6}
+    outside = {**told()["nodes"][0], "id": "outside", "kind": "external", "slots": endless, "cpus": endless}
+    page = drawn(told(nodes=[*told()["nodes"], {**outside, "fit": "no_runner"}]))
+    assert "outside" not in page and "n1" in page
+    assert "nodes:" not in drawn(told(nodes=[{**outside, "fit": "no_runner"}]))
+    page = drawn(told(nodes=[{**outside, "fit": "fits"}]))
+    line = next(line for line in page.splitlines() if line.startswith("outside"))
+    assert line.split() == ["outside", "has", "room", "-", "-", "-"]

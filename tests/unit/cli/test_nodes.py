@@ -8,7 +8,7 @@ import click
 import pytest
 from rich.console import Console
 
-from app.cli.nodes import LabelPair, Wait, listed, picture
+from app.cli.nodes import LEGEND, LabelPair, Wait, listed, picture
 
 
 def node(**changes: Any) -> dict[str, Any]:
@@ -119,3 +119,17 @@ def test_a_narrow_terminal_loses_no_column_and_breaks_no_id() -> None:
         assert whole in shown
     assert f"{job_id}  running" in shown
     assert shown.count("16G") == 2
+
+
+def test_nothing_is_said_of_what_an_executor_outside_has() -> None:
+    endless = {"total": 1_000_000, "free": 999_999}
+    one = node(kind="external", slots=endless, cpus=endless, memory_bytes={"total": 9 * 10**15, "free": 9 * 10**15})
+    for shown in (text(listed([one])), text(picture(one)), text(listed([one], 80), width=80)):
+        assert "e+" not in shown and "999" not in shown
+        assert "█" not in shown.replace(LEGEND, "")
+
+
+def test_the_signs_of_gpus_and_the_bars_are_told_apart() -> None:
+    gpus = [gpu(0, state="held", job_ids=["j"]), gpu(1)]
+    assert text(listed([node(gpus=gpus)])).splitlines()[-1] == LEGEND == LEGEND.strip()
+    assert LEGEND in text(picture(node(gpus=gpus)))
