@@ -72,6 +72,7 @@ class ClaimLoop:
         self._gather = False
         self._again = False
         self._revisit_s: float | None = None
+        self._resort_at = time.monotonic() + self._poll_s()
         self._placed = False
         self._claiming = threading.Lock()
         self._joined = False
@@ -191,6 +192,9 @@ class ClaimLoop:
             try:
                 if not rang:
                     self._hungry = True
+                if time.monotonic() >= self._resort_at:
+                    # Also where bells never stop: they come from agents too, when nobody else is there to recover.
+                    self._resort_at = time.monotonic() + self._poll_s()
                     self._last_resort()
                 while not self._stopped.is_set() and self._round():
                     pass
@@ -212,8 +216,10 @@ class ClaimLoop:
         # What was left to another node for a moment is looked at again when that is over.
         pause_s, self._revisit_s = self._revisit_s, None
         due = [due_s for due_s in (pause_s, self._caution.left_s(time.monotonic())) if due_s is not None]
-        poll_s = self._settings.poll_s * random.uniform(0.7, 1.3)
-        return self._bell.wait(min(due, default=poll_s)) or bool(due)
+        return self._bell.wait(min(due, default=self._poll_s())) or bool(due)
+
+    def _poll_s(self) -> float:
+        return self._settings.poll_s * random.uniform(0.7, 1.3)
 
     def _round(self) -> bool:
         """One claim; whether another is worth it at once."""

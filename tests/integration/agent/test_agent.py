@@ -343,6 +343,29 @@ def test_an_agent_recovers_others_when_nobody_else_does(site: Site) -> None:
     assert [a.node_id for a in site.fabric.attempts(job_id)] == ["dead", "n1"]
 
 
+def test_an_agent_that_bells_keep_busy_recovers_others_too(site: Site) -> None:
+    dead = site.fabric.add_node("dead")
+    (job_id,) = site.fabric.submit(fake())
+    site.fabric.run(dead)
+    site.fabric.expire()
+    until(lambda: float(site.fabric.value("SELECT extract(epoch FROM now() - pg_postmaster_start_time())")) > 1.5)
+    over = threading.Event()
+
+    def ring() -> None:
+        while not over.wait(0.05):
+            for agent in site.agents:
+                agent.bell()
+
+    thread = threading.Thread(target=ring)
+    thread.start()
+    try:
+        site.agent(lease_s=1.5, fence_margin_s=0.2)
+        until(lambda: site.fabric.attempts(job_id)[0].outcome == "lost", within_s=30)
+    finally:
+        over.set()
+        thread.join()
+
+
 @pytest.mark.parametrize("name", ["read", "reap", "promote", "claim", "renew", "register"])
 def test_an_agent_goes_on_after_the_database_was_away(site: Site, name: str) -> None:
     plan = FaultPlan([Fault(name, "before", times=3)])
