@@ -13,7 +13,7 @@ import threading
 import time
 from typing import Any
 
-from workers.containers.recipe import Wanted
+from workers.containers.recipe import TMP, WORK, Wanted
 from workers.keeper.attempt import BLANK_RECORD, boottime
 from workers.keeper.output import Output
 from workers.keeper.spec import Spec
@@ -110,6 +110,11 @@ class Attempt:
         """When its time is over."""
         started = self.record["started_boottime"]
         return None if started is None or self.spec.time_limit_s is None else started + self.spec.time_limit_s
+
+    @property
+    def mounted(self) -> dict[str, str]:
+        """The folders that the job may write to, each with its path in the container."""
+        return {f"{self.directory}/work": WORK, f"{self.directory}/tmp": TMP}
 
     def make_folder(self) -> None:
         """Make its folder, which only this user can enter, with what is mounted into the container. Raises OSError."""

@@ -21,6 +21,7 @@ from workers.containers.images import Images, PullCancelled
 from workers.containers.network import provide_network
 from workers.containers.pull_errors import ImageRefused, ImageUnavailable
 from workers.containers.recipe import LABEL_ATTEMPT, LABEL_JOB, LABEL_NODE, Wanted, container_config
+from workers.containers.rubbish import open_folders
 from workers.containers.signals import ASK_AGAIN_S, Signals
 from workers.keeper.attempt import boottime
 
@@ -192,6 +193,8 @@ class Course:
         output.close()
         with self._book.lock:
             read_exit(attempt, info["State"] if info is not None else None)
+        if info is not None:
+            open_folders(self._engine, attempt.container, attempt.mounted)
         self._discard(attempt)
         with self._book.lock:
             self._book.end(attempt)

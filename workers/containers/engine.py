@@ -193,6 +193,10 @@ class Engine:
             if exc.status not in (404, 409):
                 raise
 
+    def unpack(self, container: str, path: str, archive: bytes) -> None:
+        """Unpack a tar archive at a path of a container, running or not, with the owners and modes that it tells."""
+        self.call("PUT", f"/containers/{container}/archive", {"path": path}, archive)
+
     def labelled(self, label: str) -> list[dict[str, Any]]:
         """All containers, running or not, that carry `label` (name=value)."""
         return list(self.call("GET", "/containers/json", {"all": 1, "filters": json.dumps({"label": [label]})}))
@@ -243,7 +247,9 @@ class Engine:
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         sent = dict(headers or {})
         data = None
-        if body is not None:
+        if isinstance(body, bytes):
+            data, sent["Content-Type"] = body, "application/x-tar"
+        elif body is not None:
             data = json.dumps(body).encode()
             sent["Content-Type"] = "application/json"
         connection = _UnixConnection(self.path, timeout_s)

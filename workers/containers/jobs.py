@@ -19,6 +19,7 @@ from workers.containers.course import Course
 from workers.containers.engine import Engine
 from workers.containers.images import Images
 from workers.containers.recipe import Wanted
+from workers.containers.rubbish import remove_tree
 from workers.containers.signals import Signals
 from workers.keeper.attempt import boottime
 from workers.keeper.wire import Refused
@@ -125,7 +126,7 @@ class Jobs(Book):
             with contextlib.suppress(OSError):
                 os.rename(attempt.directory, aside)
         # A job may leave millions of files: nobody waits for their removal.
-        threading.Thread(target=shutil.rmtree, args=(aside, True), name="remove", daemon=True).start()
+        threading.Thread(target=remove_tree, args=(aside,), name="remove", daemon=True).start()
 
     def list(self) -> list[dict[str, Any]]:
         """Describe all attempts."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from typing import Any
 
 from workers.containers.attempt import ENDED, PREPARING, RECORD, STATE, Attempt, read_noted
@@ -12,6 +11,7 @@ from workers.containers.book import complain
 from workers.containers.engine import Engine, EngineError
 from workers.containers.jobs import Jobs
 from workers.containers.recipe import LABEL_ATTEMPT, LABEL_NODE
+from workers.containers.rubbish import remove_tree
 from workers.keeper.spec import Spec
 
 
@@ -24,7 +24,7 @@ def recover(jobs: Jobs, engine: Engine) -> None:
     for name in sorted(os.listdir(root)):
         attempt = _noted(jobs, name)
         if attempt is None:
-            shutil.rmtree(jobs.path(name), ignore_errors=True)
+            remove_tree(jobs.path(name))
             continue
         jobs.attempts[name] = attempt
         if attempt.state == ENDED:
@@ -40,7 +40,9 @@ def recover(jobs: Jobs, engine: Engine) -> None:
         complain(f"removing container {container[:12]} of attempt {name}, which no attempt needs")
         with contextlib.suppress(EngineError):
             engine.remove(container)
-    shutil.rmtree(f"{jobs.directory}/trash", ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(f"{jobs.directory}/trash"):
+            remove_tree(f"{jobs.directory}/trash/{name}")
 
 
 def _noted(jobs: Jobs, name: str) -> Attempt | None:

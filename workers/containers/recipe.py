@@ -12,6 +12,7 @@ from workers.containers.reference import BadReference, Reference, parse_referenc
 from workers.keeper.spec import BadSpec, Spec, parse_spec
 
 WORK = "/work"
+TMP = "/tmp"
 FILES = "/cfab"
 LABEL_NODE = "cfab.node"
 LABEL_ATTEMPT = "cfab.attempt"
@@ -98,7 +99,7 @@ def container_config(wanted: Wanted, image_id: str, directory: str, labels: dict
 
 def _host_config(wanted: Wanted, directory: str) -> dict[str, Any]:
     spec = wanted.spec
-    mounts = [_bind(f"{directory}/work", WORK), _bind(f"{directory}/tmp", "/tmp")]
+    mounts = [_bind(f"{directory}/work", WORK), _bind(f"{directory}/tmp", TMP)]
     if spec.files:
         mounts.append(_bind(f"{directory}/files", FILES, read_only=True))
     log_bytes = max(LOG_FILE_LEAST_BYTES, spec.log_cap_bytes)
