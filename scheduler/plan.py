@@ -16,7 +16,7 @@ from app.domain.planned import sentence_of
 from app.domain.priority import PriorityClass
 from app.services.passes import Pass, run_task
 from app.services.place import Spot, place
-from app.services.planning import Told, Victim, Wanted, age_shares, keep, note
+from app.services.planning import Told, Victim, Wanted, WantedQuota, age_shares, keep, note
 from app.services.plans import carry_on
 from app.storage import upkeep
 from app.storage.database import Database, Tx
@@ -98,7 +98,8 @@ def _apply(db: Database, settings: Settings, loaded: Loaded, decided: Plan, last
     victims = [Victim(one.victim_attempt, one.for_job, one.why) for one in decided.preemptions]
     # Also when nothing is wanted: what was reserved for jobs that wait no more goes then.
     starting = [one.job_id for one in decided.placements]
-    kept = keep(db, list(_wanted(loaded, decided)), victims, lasts, starting)
+    quotas = [WantedQuota(one.tenant_id, one.job_id, one.needs) for one in decided.quota_holds]
+    kept = keep(db, list(_wanted(loaded, decided)), victims, lasts, starting, quotas)
     wake = set(kept.nodes)
     done.detail |= {"reserved": len(decided.reservations), "preempted": len(kept.preempted)}
     told = [one for one in decided.preemptions if one.victim_job in kept.preempted]

@@ -16,7 +16,7 @@ from uuid import UUID
 from app.domain import amounts
 from app.domain.policy import KeySummary, TenantView, choose
 from app.domain.resources import Free, Gpu, Resources
-from app.domain.tenant import Excess, Quota, Usage, amount, excess, room_left
+from app.domain.tenant import Quota, Usage, amount
 
 
 class Code(StrEnum):
@@ -36,6 +36,7 @@ class Code(StrEnum):
     TENANT_INACTIVE = "tenant_inactive"
     QUOTA_NEVER = "quota_never"
     QUOTA = "quota"
+    QUOTA_KEPT = "quota_kept"
     NO_NODES = "no_nodes"
     NO_RUNNER = "no_runner"
     NO_GPU_MODEL = "no_gpu_model"
@@ -107,12 +108,14 @@ class NodeNow:
 
 @dataclass(frozen=True)
 class TenantNow:
-    """A tenant: its quota, and what it holds of it now."""
+    """A tenant: its quota, what it holds of it now, and what (`kept`) is kept of it for the job `kept_for`."""
 
     name: str
     quota: Quota = field(default_factory=Quota)
     used: Usage = field(default_factory=Usage)
     active: bool = True
+    kept: Usage = field(default_factory=Usage)
+    kept_for: UUID | None = None
 
 
 @dataclass(frozen=True)
@@ -164,27 +167,6 @@ def nearest(nodes: Sequence[NodeNow], ask: Ask) -> list[tuple[NodeNow, Fit]]:
     """All nodes, the most useful to the job first: by fit, then by how little is missing, then by name."""
     judged = [(node, fit_of(node, ask)) for node in nodes]
     return sorted(judged, key=lambda pair: (_RANK[pair[1]], _distance(pair[0], pair[1], ask.need), pair[0].id))
-
-
-def quota_causes(tenant: TenantNow, need: Resources, members: int = 1) -> list[Cause]:
-    """What of the tenant stands against `members` more allocations of `need`; empty exactly when it has room."""
-    name = tenant.name
-    if not tenant.active:
-        message = f"Tenant {name} is not active: none of its jobs start until an admin activates it."
-        return [Cause(Code.TENANT_INACTIVE, message, {"tenant": name})]
-    never = excess(tenant.quota, need, members)
-    if never:
-        told = [f"{amount(one.name, one.need)} (at most {amount(one.name, one.limit)})" for one in never]
-        message = f"The job asks more than tenant {name} may ever hold: {amounts.listed(told)}."
-        return [Cause(Code.QUOTA_NEVER, message, {"tenant": name, "limits": _limits(tenant, never)})]
-    now = excess(room_left(tenant.quota, tenant.used), need, members)
-    if not now:
-        return []
-    limits = _limits(tenant, now)
-    told = [f"{_of(n, one['used'], one['limit'])}" for n, one in limits.items()]
-    more = [amount(one.name, one.need) for one in now]
-    message = f"Tenant {name} holds {amounts.listed(told)}; this job asks {amounts.listed(more)} more."
-    return [Cause(Code.QUOTA, message, {"tenant": name, "limits": limits})]
 
 
 def turn_of(
@@ -345,25 +327,6 @@ _WHOSE = {
 
 def _first(first: Mapping[str, int]) -> str:
     return amounts.listed([f"{n} {_WHOSE.get(name, name)}" for name, n in first.items()] or ["none"])
-
-
-def _limits(tenant: TenantNow, broken: Sequence[Excess]) -> dict[str, dict[str, int]]:
-    """Of each broken limit: what it is, what of it is held, and what one more job asks."""
-    return {
-        one.name: {
-            "limit": getattr(tenant.quota, one.name),
-            "used": getattr(tenant.used, one.name),
-            "asks": one.need,
-        }
-        for one in broken
-    }
-
-
-def _of(name: str, used: int, limit: int) -> str:
-    """Some of a limit: 4 of 4 GPUs."""
-    held, whole = amount(name, used), amount(name, limit)
-    number, _, word = held.partition(" ")
-    return f"{number} of {whole}" if word.rstrip("s") == whole.partition(" ")[2].rstrip("s") else f"{held} of {whole}"
 
 
 def _amount(name: str, value: int) -> str:

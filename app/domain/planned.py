@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from app.domain.tenant import amount
+
 Numbers = Mapping[str, int | float | str | None]
 
 
@@ -43,6 +45,10 @@ def _preempting(numbers: Numbers) -> str:
     return f"{who}; what is given back is kept for it, and it starts in {starts} at the latest."
 
 
+def _amount(numbers: Numbers, name: str) -> str:
+    return amount(str(numbers.get("limit")), max(0, int(numbers.get(name) or 0)))
+
+
 def _no_room(numbers: Numbers) -> str:
     return f"Of {_members(numbers)} {numbers.get('members_that_fit')} would fit now; nothing is kept for it yet."
 
@@ -56,6 +62,14 @@ _SENTENCES: Mapping[str, Callable[[Numbers], str]] = {
         " members."
     ),
     "quota": lambda n: f"Its tenant's quota of {n.get('limit')} has {n.get('left')} left; it needs {n.get('needs')}.",
+    "quota_kept": lambda n: (
+        f"Its tenant's quota has {_amount(n, 'left')} left of the {_amount(n, 'needs')} that it needs; what comes free"
+        " is kept for it, whatever else of its tenant waits."
+    ),
+    "quota_behind": lambda n: (
+        f"Its tenant's quota has {_amount(n, 'left')} left; {_amount(n, 'kept')} are kept for job {n.get('job')}, which"
+        f" has waited too long, and this one needs {_amount(n, 'needs')}."
+    ),
     "undecided": lambda n: "Its tenant's quota is being decided elsewhere at this moment.",
     "claim": lambda n: f"Node {n.get('node')} has room and takes it at its next claim.",
     "reservations_used": lambda n: f"Room is kept for {n.get('max_reservations')} jobs before it already.",

@@ -65,11 +65,11 @@ class Room:
         # A tenant over one limit (it was lowered) may still use what that limit does not count.
         return all(room is None or ask == 0 or room >= count * ask for room, ask in asks)
 
-    def less(self, need: Resources) -> Room:
-        """The room left after one allocation of `need`."""
+    def less(self, need: Resources, count: int = 1) -> Room:
+        """The room left after `count` allocations of `need`."""
 
         def minus(room: int | None, ask: int) -> int | None:
-            return None if room is None else room - ask
+            return None if room is None else room - count * ask
 
         return Room(
             minus(self.jobs, 1),
@@ -85,11 +85,13 @@ class TenantView:
     """A tenant as `choose` sees it: its weighted use of the fabric, and its room (None: could not be locked).
 
     The use is what it holds now, and the decayed mean of what it held before: who used more lately goes after others.
+    `quota` is the room it has when it holds nothing; `choose` does not ask for that.
     """
 
     share: float = 0.0
     weight: float = 1.0
     room: Room | None = field(default_factory=Room)
+    quota: Room = field(default_factory=Room)
 
 
 @dataclass(frozen=True)

@@ -343,7 +343,7 @@ def first_view(row: Row) -> TenantView:
         return TenantView(share, row.weight, quota)
     used = (row.used_jobs, row.used_cpus, row.used_memory, row.used_gpus, row.used_gpu_memory)
     left = (limit if limit is None else limit - int(u) for limit, u in zip(astuple(quota), used, strict=True))
-    return TenantView(share, row.weight, Room(*left))
+    return TenantView(share, row.weight, Room(*left), quota)
 
 
 def _quota(row: Row) -> Room:

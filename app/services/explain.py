@@ -22,12 +22,12 @@ from app.domain.explain import (
     Turn,
     nearest,
     node_causes,
-    quota_causes,
     turn_of,
 )
 from app.domain.gang_explain import gang_causes
 from app.domain.policy import KeySummary
 from app.domain.priority import PriorityClass
+from app.domain.quota_explain import quota_causes
 from app.domain.resources import Free, Resources
 from app.domain.states import JobState, StopCause
 from app.domain.tenant import Quota, Usage
@@ -38,7 +38,7 @@ from app.services.outlook import looked_at
 from app.services.parents import waiting_cause
 from app.services.queue import Position, position_in
 from app.services.views import JobView, view_of
-from app.storage import claims, elsewhere, events
+from app.storage import claims, elsewhere, events, quota_holds
 from app.storage import explain as stored
 from app.storage.database import Database, Row, Tx
 from app.storage.queue import place as queue_row
@@ -98,7 +98,7 @@ def explain(db: Database, settings: Settings, tenant_id: UUID, job_id: UUID) -> 
 def _explain(tx: Tx, settings: Settings, row: Row) -> Explanation:
     key = stored.key_now(tx, row.key_id)
     ask = Ask(shape_of(key), key.runner, key.external_ok)
-    tenant = tenant_of(stored.tenant_now(tx, row.tenant_id))
+    tenant = tenant_of(tx, row.tenant_id)
     told = Explanation(view_of(row), (), ask, tenant, history=history(tx, row))
     own = job_cause(_job_now(row), row.now)
     if own is not None:
@@ -118,7 +118,7 @@ def _explain(tx: Tx, settings: Settings, row: Row) -> Explanation:
         found = stored.nodes_now(tx, True, EXTERNAL_S, names)
         whole = {n.id: kept.beside(_node(n, held, settings.lease_s)) for n in found}
         ready = [whole[name] for name in names if name in whole]
-    blocked = quota_causes(tenant, ask.need, key.members)
+    blocked = quota_causes(tenant, ask.need, key.members, row.id)
     if key.members > 1:
         return _explain_gang(tx, told, row, key, order, blocked)
     turns = [] if blocked else [_turn(tx, node, _summary(key, row), ahead) for node in ready]
@@ -159,8 +159,10 @@ def quota_wait(tx: Tx, job: JobView, shape: Resources, members: int = 1) -> JobV
     """
     if job.state != JobState.PENDING or not job.ready:
         return job
-    causes = quota_causes(tenant_of(stored.tenant_now(tx, job.tenant_id)), shape, members)
-    return replace(job, reason="quota", message=causes[0].message) if causes else job
+    causes = quota_causes(tenant_of(tx, job.tenant_id), shape, members, job.id)
+    if not causes or causes[0].code == Code.RESERVED:
+        return job
+    return replace(job, reason="quota", message=causes[0].message)
 
 
 def history(tx: Tx, row: Row) -> list[Change]:
@@ -181,14 +183,19 @@ def history(tx: Tx, row: Row) -> list[Change]:
     ]
 
 
-def tenant_of(row: Row | None) -> TenantNow:
-    """A tenant's row as the domain sees it."""
+def tenant_of(tx: Tx, tenant_id: UUID) -> TenantNow:
+    """A tenant as the domain sees it, with what is kept of its quota."""
+    row = stored.tenant_now(tx, tenant_id)
     assert row is not None, "a job's tenant is never removed"
     quota = Quota(
         row.quota_jobs, row.quota_cpus_milli, row.quota_memory_bytes, row.quota_gpus, row.quota_gpu_memory_bytes
     )
     used = Usage(row.used_jobs, row.used_cpus, row.used_memory, row.used_gpus, row.used_gpu_memory)
-    return TenantNow(row.name, quota, used, row.active)
+    hold = None if quota == Quota() else quota_holds.of_tenant(tx, tenant_id)
+    if hold is None:
+        return TenantNow(row.name, quota, used, row.active)
+    kept = Usage(hold.jobs, hold.cpus_milli, hold.memory_bytes, hold.gpus, hold.gpu_memory_bytes)
+    return TenantNow(row.name, quota, used, row.active, kept, hold.job_id)
 
 
 def _turn(tx: Tx, node: NodeNow, key: KeySummary, position: int) -> Turn:

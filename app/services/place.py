@@ -74,7 +74,7 @@ def place_in(
     tenant = places.tenant_of(tx, job_id)
     if tenant is None:
         return Placed(refusal="the job is gone")
-    room = _room(tx, tenant)
+    room = _room(tx, tenant, job_id)
     if isinstance(room, str):
         return Placed(refusal=room)
     job = places.lock_waiting(tx, job_id)
@@ -82,7 +82,7 @@ def place_in(
         return Placed(refusal="the job does not wait any more")
     shape = Resources(job.cpus_milli, job.memory_bytes, job.gpus, job.gpu_memory_bytes, job.gpu_model, job.gpu_shared)
     if not room.holds(shape, len(spots)):
-        return Placed(refusal="its tenant's quota is used up")
+        return Placed(refusal="its tenant's quota has no room for it any more")
     seats = _Seats(tx, job, shape, counts_as, planned_with)
     for spot in spots:
         refusal = seats.take(nodes[spot.node_id], spot)
@@ -92,11 +92,11 @@ def place_in(
     return Placed(nodes=frozenset(nodes))
 
 
-def _room(tx: Tx, tenant: UUID) -> Room | str:
-    """What the tenant may still hold, under its lock where it is finite; or why that cannot be said now."""
+def _room(tx: Tx, tenant: UUID, job_id: UUID) -> Room | str:
+    """What the tenant may still hold for the job, under its lock where it is finite; or why that cannot be said now."""
     if places.has_quota(tx, tenant) and not claims.wait_for_tenant(tx, tenant, WAIT_FOR_TENANT_S):
         return "its tenant's quota is being decided elsewhere"
-    use = claims.tenant_usage(tx, [tenant]).get(tenant)
+    use = claims.tenant_usage(tx, [tenant], job_id).get(tenant)
     if use is None or not use.active:
         return "its tenant is inactive"
     return room_of(use)

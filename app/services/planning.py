@@ -10,7 +10,8 @@ from app.domain.policy import cost, decayed
 from app.domain.priority import PriorityClass
 from app.domain.resources import Resources
 from app.domain.states import StopCause
-from app.storage import planning
+from app.domain.tenant import Usage
+from app.storage import planning, quota_holds
 from app.storage.database import Database, Row
 
 NOTHING = 0.001
@@ -36,6 +37,15 @@ class Wanted:
     starts_at: float | None
     awaited: tuple[UUID, ...]
     why: str
+
+
+@dataclass(frozen=True)
+class WantedQuota:
+    """What to keep of a tenant's quota for one of its jobs: all that the job needs."""
+
+    tenant_id: UUID
+    job_id: UUID
+    needs: Usage
 
 
 @dataclass(frozen=True)
@@ -72,12 +82,15 @@ def keep(
     victims: Sequence[Victim],
     lasts_s: float,
     starting: Sequence[UUID] = (),
+    quotas: Sequence[WantedQuota] = (),
 ) -> Kept:
-    """Makes `wanted` all that is reserved and tells `victims` to stop, in one transaction.
+    """Makes `wanted` all that is reserved and `quotas` all that is kept of quotas, and tells `victims` to stop, in one
+    transaction.
 
     So what a victim gives back is its preemptor's before anybody can claim it. A job that does not wait any more gets
-    neither. A reservation ends after `lasts_s` if nobody keeps it again. Jobs that are `starting` by the same plan keep
-    what was reserved for them until they have started, so that nobody claims it in the moment between.
+    neither. What is reserved or kept of a quota ends after `lasts_s` if nobody keeps it again. Jobs that are `starting`
+    by the same plan keep what was reserved for them until they have started, so that nobody claims it in the moment
+    between.
     """
     rows = [
         {
@@ -90,8 +103,13 @@ def keep(
     ]
     with db.transaction("reserve") as tx:
         changed = planning.replace_reservations(tx, rows, lasts_s, starting)
+        quota_holds.replace_holds(tx, [_quota_row(one) for one in quotas], lasts_s)
         told = planning.preempt(tx, [vars(victim) for victim in victims], int(StopCause.PREEMPT)) if victims else ()
     return Kept(changed, frozenset(row.job_id for row in told), frozenset(row.node_id for row in told))
+
+
+def _quota_row(one: WantedQuota) -> dict[str, object]:
+    return {"tenant_id": one.tenant_id, "job_id": one.job_id, **vars(one.needs)}
 
 
 def note(db: Database, notes: Sequence[Told]) -> None:

@@ -21,6 +21,7 @@ from app.domain.tenant import (
     normal_name,
     room_left,
 )
+from app.storage import quota_holds
 from app.storage import tenants as stored
 from app.storage.database import Database, Row
 
@@ -76,6 +77,8 @@ def change(db: Database, tenant_id: UUID, changes: Mapping[str, Any]) -> Tenant:
     with db.transaction("tenant") as tx:
         if "quota" in changes:
             stored.lock_quota(tx, tenant_id)
+            # It was kept of the quota as it was; the next plan keeps what fits the new one.
+            quota_holds.forget(tx, tenant_id)
         row = stored.update(tx, tenant_id, _columns(changes))
     if row is None:
         raise NotFound("Tenant not found", tenant_id=str(tenant_id))

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from app.domain.policy import Take
 from app.domain.resources import Gpu
+from app.storage import quota_holds
 from app.storage.database import Row, Tx, records
 
 
@@ -101,18 +102,27 @@ def wait_for_tenant(tx: Tx, tenant_id: UUID, at_most_s: float) -> bool:
     return tx.locks_within(at_most_s, lock, {"tenant": tenant_id})
 
 
-def tenant_usage(tx: Tx, tenants: Sequence[UUID]) -> dict[UUID, Row]:
-    """What each tenant may hold and holds on all nodes together. Exact for a tenant whose quota lock is held."""
+def tenant_usage(tx: Tx, tenants: Sequence[UUID], for_job: UUID | None = None) -> dict[UUID, Row]:
+    """What each tenant may hold and holds on all nodes together. Exact for a tenant whose quota lock is held.
+
+    Its quotas are without what is kept of them, unless that is kept `for_job`.
+    """
     rows = tx.rows(
-        """SELECT t.id AS tenant_id, t.active, t.quota_jobs, t.quota_cpus_milli, t.quota_memory_bytes, t.quota_gpus,
-            t.quota_gpu_memory_bytes, u.*
-        FROM tenant t CROSS JOIN LATERAL (
+        f"""SELECT t.id AS tenant_id, t.active, t.quota_jobs - COALESCE(k.jobs, 0) AS quota_jobs,
+            t.quota_cpus_milli - COALESCE(k.cpus_milli, 0) AS quota_cpus_milli,
+            t.quota_memory_bytes - COALESCE(k.memory_bytes, 0) AS quota_memory_bytes,
+            t.quota_gpus - COALESCE(k.gpus, 0) AS quota_gpus,
+            t.quota_gpu_memory_bytes - COALESCE(k.gpu_memory_bytes, 0) AS quota_gpu_memory_bytes, u.*
+        FROM tenant t LEFT JOIN LATERAL (
+            SELECT h.* FROM {quota_holds.IN_FORCE} AND h.tenant_id = t.id AND h.job_id IS DISTINCT FROM %(for_job)s
+            LIMIT 1) k ON true
+        CROSS JOIN LATERAL (
             SELECT COALESCE(sum(jobs), 0)::bigint AS jobs, COALESCE(sum(cpus_milli), 0)::bigint AS cpus_milli,
                 COALESCE(sum(memory_bytes), 0)::bigint AS memory_bytes, COALESCE(sum(gpus), 0)::bigint AS gpus,
                 COALESCE(sum(gpu_memory_bytes), 0)::bigint AS gpu_memory_bytes
             FROM usage WHERE tenant_id = t.id) u
         WHERE t.id = ANY(%(tenants)s)""",
-        {"tenants": list(tenants)},
+        {"tenants": list(tenants), "for_job": for_job},
     )
     return {row.tenant_id: row for row in rows}
 

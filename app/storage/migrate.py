@@ -27,7 +27,7 @@ GRANT SELECT, UPDATE ON job_hold TO {AGENT_ROLE};
 GRANT UPDATE (gpu_uuids) ON allocation TO {AGENT_ROLE};
 GRANT INSERT ON attempt, allocation, lease, usage, node, gpu_hold, log_chunk, sample, task_run TO {AGENT_ROLE};
 GRANT DELETE ON allocation, lease, gpu_hold TO {AGENT_ROLE};
-GRANT SELECT ON reservation, tenant_share TO {AGENT_ROLE};
+GRANT SELECT ON reservation, tenant_share, quota_hold TO {AGENT_ROLE};
 GRANT SELECT, INSERT, UPDATE ON retry_elsewhere TO {AGENT_ROLE};
 """
 

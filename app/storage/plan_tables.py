@@ -67,6 +67,24 @@ tenant_share = Table(
     ForeignKeyConstraint(["tenant_id"], ["tenant.id"], name="fk_tenant_share_tenant", ondelete="CASCADE"),
 )
 
+quota_hold = Table(
+    "quota_hold",
+    metadata,
+    Column("tenant_id", Uuid, nullable=False),
+    Column("job_id", Uuid, nullable=False),
+    Column("jobs", BigInteger, nullable=False),
+    Column("cpus_milli", BigInteger, nullable=False),
+    Column("memory_bytes", BigInteger, nullable=False),
+    Column("gpus", BigInteger, nullable=False),
+    Column("gpu_memory_bytes", BigInteger, nullable=False),
+    Column("made_at", _TIME, server_default=text("now()"), nullable=False),
+    Column("expires_at", _TIME, nullable=False),
+    PrimaryKeyConstraint("tenant_id", name="pk_quota_hold"),
+    ForeignKeyConstraint(["tenant_id"], ["tenant.id"], name="fk_quota_hold_tenant", ondelete="CASCADE"),
+    ForeignKeyConstraint(["job_id"], ["job.id"], name="fk_quota_hold_job", ondelete="CASCADE"),
+    Index("ix_quota_hold_job", "job_id"),
+)
+
 retry_elsewhere = Table(
     "retry_elsewhere",
     metadata,

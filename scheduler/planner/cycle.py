@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
-from app.domain.policy import Room, TenantView
 from app.domain.priority import PriorityClass
 from app.domain.resources import Resources
 from app.domain.tenant import Tier
@@ -20,11 +19,12 @@ from scheduler.planner.hosts import Hosts
 from scheduler.planner.line import Line, Turn
 from scheduler.planner.outcome import Note, Placement, Plan, Preemption
 from scheduler.planner.preempt import Eviction, evict
+from scheduler.planner.quotas import Quotas
 from scheduler.planner.seats import Offer, Seats, ends_at
 from scheduler.planner.snapshot import PREEMPTING, Reserved, Rules, Snapshot, Waiting
 from scheduler.planner.victims import Victims
 
-_LASTING = frozenset({"quota", "undecided", "too_large", "no_room", "reservations_used", "behind"})
+_LASTING = frozenset({"quota", "quota_behind", "undecided", "too_large", "no_room", "reservations_used", "behind"})
 """What does not change within a cycle."""
 
 
@@ -59,10 +59,10 @@ class _Cycle:
         self._horizon = Horizon(self._hosts)
         self._victims = Victims(snapshot, now, rules)
         self._crowd = Crowd(snapshot, rules)
-        self._line = Line(snapshot, now, rules, self._could_start)
         self._asks: dict[Resources, Ask] = {}
-        self._rooms: dict[UUID, Room | None] = {tenant: view.room for tenant, view in snapshot.tenants.items()}
         self._could: dict[tuple[Ask, str, int | None], int] = {}
+        self._quotas = Quotas(snapshot, now, rules, self._fits_empty)
+        self._line = Line(snapshot, now, rules, self._quotas, self._fits_empty)
         # What was found once to be in vain stays so: within a cycle room only shrinks.
         self._no_victims: dict[tuple[Ask, str, Tier, PriorityClass, int], int] = {}
         self._stuck: dict[int, tuple[float, Note]] = {}
@@ -82,16 +82,17 @@ class _Cycle:
             note = self._settle(turn)
             if note is not None:
                 self._notes[turn.job.job_id] = note
+        holds = self._quotas.holds
         # It asks this object what could start: as long as each holds the other, only the collector of cycles ends both.
         del self._line
-        return Plan(tuple(self._placements), tuple(self._reservations), tuple(self._preemptions), self._notes)
+        return Plan(tuple(self._placements), tuple(self._reservations), tuple(self._preemptions), self._notes, holds)
 
     def _settle(self, turn: Turn) -> Note | None:
         """What happens to one job; None when it starts."""
         job = turn.job
         # What keeps one job of a key waiting keeps the next as well, unless that is shorter or has a claim of its own.
         stuck = self._stuck.get(job.key_id)
-        usual = not (turn.starved or turn.kept or job.avoid or job.max_per_node)
+        usual = not (turn.starved or turn.kept or job.avoid or job.max_per_node or self._quotas.is_kept_for(job))
         if usual and stuck is not None and (job.limit_s is None or job.limit_s >= stuck[0]):
             return stuck[1]
         note = self._decide(turn, self._ask(job))
@@ -131,13 +132,8 @@ class _Cycle:
         return why.reserved(start, offer.fits, self._now)
 
     def _bar(self, job: Waiting) -> Note | None:
-        room = self._rooms.get(job.tenant_id, Room())
-        if room is None:
-            return Note("undecided")
         could = self._could_hold(job)
-        if could < job.members:
-            return why.too_large(job, could)
-        return None if room.holds(job.shape, job.members) else why.quota(room, job)
+        return why.too_large(job, could) if could < job.members else self._quotas.bar(job)
 
     def _start(self, turn: Turn, ask: Ask, offer: Offer) -> Note | None:
         """Takes the seats; of plain jobs that have to wait for nobody the claims do it."""
@@ -147,6 +143,9 @@ class _Cycle:
         self._charge(job)
         kept = PREEMPTING if turn.preempts else "reserved" if turn.kept else None
         promised = "starved" if turn.starved else kept
+        if offer.way == "claim" and promised is None and self._quotas.is_kept_for(job):
+            # Claims of its tenant leave alone what is kept for it, and so does its own.
+            promised = "quota_kept"
         if offer.way == "claim" and promised is None:
             return why.claim(offer.seats[0][0])
         reason = promised or offer.way
@@ -199,11 +198,7 @@ class _Cycle:
 
     def _charge(self, job: Waiting) -> None:
         self._line.charge(job)
-        room = self._rooms.get(job.tenant_id)
-        for _member in range(job.members if room is not None and room != Room() else 0):
-            room = room.less(job.shape) if room is not None else None
-        if room is not None:
-            self._rooms[job.tenant_id] = room
+        self._quotas.charge(job)
 
     def _ask(self, job: Waiting) -> Ask:
         ask = self._asks.get(job.shape)
@@ -221,6 +216,5 @@ class _Cycle:
             self._could[key] = sum(count * min(n, job.max_per_node or n) for n, count in times)
         return self._could[key]
 
-    def _could_start(self, job: Waiting) -> bool:
-        room = self._snapshot.tenants.get(job.tenant_id, TenantView()).room
-        return room is not None and room.holds(job.shape, job.members) and self._could_hold(job) >= job.members
+    def _fits_empty(self, job: Waiting) -> bool:
+        return self._could_hold(job) >= job.members

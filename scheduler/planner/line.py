@@ -12,6 +12,7 @@ from uuid import UUID
 from app.domain.policy import TenantView, cost
 from app.domain.priority import PriorityClass
 from app.domain.resources import Resources
+from scheduler.planner.quotas import Quotas
 from scheduler.planner.snapshot import PREEMPTING, Rules, Snapshot, Waiting
 from scheduler.planner.victims import outranks
 
@@ -37,15 +38,17 @@ class Line:
     """The jobs of a snapshot in order. Whoever walks it charges what a job gets, so that equal tenants alternate.
 
     First jobs that waited `starvation_s`, oldest first, as many as `aged_share` allows, without those that could not
-    start on empty nodes or under their quota (`could_start`). Then those for whom others make room: nobody else may
-    have what these give back, or they gave it back in vain. Then each class: those with a reservation in the order in
-    which they got it, for a reservation is kept until its job starts, but after those of a higher tier that could
-    preempt them when they ran; then, as `choose` has it, the tenant that uses
-    least for its weight, inside it the greater priority, then the older.
+    start on empty nodes (`fits`) or under their quota, unless that is kept for them. Then those for whom others make
+    room: nobody else may have what these give back, or they gave it back in vain. Then each class: those with a
+    reservation in the order in which they got it, for a reservation is kept until its job starts, but after those of
+    a higher tier that could preempt them when they ran; then, as `choose` has it, the tenant that uses least for its
+    weight, inside it the greater priority, then the older.
     """
 
-    def __init__(self, snapshot: Snapshot, now: float, rules: Rules, could_start: Callable[[Waiting], bool]) -> None:
-        self._snapshot, self._now, self._rules, self._could_start = snapshot, now, rules, could_start
+    def __init__(
+        self, snapshot: Snapshot, now: float, rules: Rules, quotas: Quotas, fits: Callable[[Waiting], bool]
+    ) -> None:
+        self._snapshot, self._now, self._rules, self._quotas, self._fits = snapshot, now, rules, quotas, fits
         self._tenants = snapshot.tenants
         self._charged = False
         self._shares = {tenant: view.share for tenant, view in snapshot.tenants.items()}
@@ -132,7 +135,11 @@ class Line:
         may_use = rules.aged_share * self._size()
         first: list[Waiting] = []
         for job in sorted(old, key=attrgetter("waiting_since", "queue_seq")):
-            if not self._could_start(job):
+            if not (self._quotas.could_have_room(job) and self._fits(job)):
+                continue
+            if not self._quotas.have_room(job):
+                # Its quota is gathered for it. Until it has room it takes nothing that others could have.
+                first.append(job)
                 continue
             used_then = used + job.members * cost(job.shape)
             if used and used_then > may_use:

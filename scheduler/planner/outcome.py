@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import UUID
 
+from app.domain.tenant import Usage
 from scheduler.planner.snapshot import Reserved
 
 
@@ -38,6 +39,15 @@ class Preemption:
 
 
 @dataclass(frozen=True, slots=True)
+class QuotaHold:
+    """What is kept of a tenant's quota for one of its jobs until that starts: all that the job needs of it."""
+
+    tenant_id: UUID
+    job_id: UUID
+    needs: Usage
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Why a job does not start in this cycle: one word, and the numbers behind it. docs/scheduler.md lists them."""
 
@@ -50,7 +60,8 @@ class Plan:
     """One cycle's decisions, each in the order of the jobs they serve.
 
     `reservations` is all that is wanted from now on: what was held and is not in it is to be deleted. They are applied
-    before `placements`, which may use what an older reservation held for a job that now stands further back.
+    before `placements`, which may use what an older reservation held for a job that now stands further back. So is
+    `quota_holds`, of which a job that is placed by this plan may have one.
     Every waiting job of the snapshot is placed or has a note.
     """
 
@@ -58,3 +69,4 @@ class Plan:
     reservations: tuple[Reserved, ...] = ()
     preemptions: tuple[Preemption, ...] = ()
     notes: Mapping[UUID, Note] = field(default_factory=dict)
+    quota_holds: tuple[QuotaHold, ...] = ()

@@ -26,6 +26,19 @@ def quota(room: Room, job: Waiting) -> Note:
     return Note("quota")
 
 
+def quota_kept(room: Room, job: Waiting) -> Note:
+    """Its tenant's quota has too little left for it, and is kept for it."""
+    return Note("quota_kept", quota(room, job).numbers)
+
+
+def quota_behind(room: Room, first: Waiting, job: Waiting) -> Note:
+    """What its tenant's quota has left is kept for `first`, or too little is beside that."""
+    numbers = quota(room.less(first.shape, first.members), job).numbers
+    name = str(numbers["limit"])
+    left, kept = asdict(room)[name], asdict(charge_of(first.shape, first.members))[name]
+    return Note("quota_behind", {**numbers, "left": left, "kept": kept, "job": str(first.job_id)})
+
+
 def too_large(job: Waiting, could: int) -> Note:
     """Even without any other job there are too few places for it."""
     return Note("too_large", {"members": job.members, "empty_fabric_holds": could})

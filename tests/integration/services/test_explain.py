@@ -317,6 +317,7 @@ worlds = st.builds(
                 "quota_gpus": small,
                 "quota_cpus_milli": st.none() | st.integers(100, 9000),
                 "active": st.sampled_from([True, True, True, False]),
+                "keeps": st.none() | st.integers(0, 9),
             }
         ),
         min_size=1,
@@ -387,9 +388,23 @@ def build(fabric: Fabric, url: str, world: World) -> Iterator[tuple[list[Node], 
             "UPDATE tenant SET quota_jobs = %s, quota_gpus = %s, quota_cpus_milli = %s, active = %s WHERE id = %s",
             one["quota_jobs"], one["quota_gpus"], one["quota_cpus_milli"], one["active"], tenant,
         )  # fmt: skip
+        _keep(fabric, [job_id for of, job_id in jobs if of == tenant], one["keeps"])
     for node, one in zip(nodes, world.nodes, strict=True):
         fabric.sql("UPDATE node SET state = %s WHERE id = %s", one["state"], node.id)
     yield nodes, jobs
+
+
+def _keep(fabric: Fabric, mine: list[UUID], place: int | None) -> None:
+    """Keeps of their tenant's quota, for one of its jobs, what that needs."""
+    if mine and place is not None:
+        fabric.sql(
+            """INSERT INTO quota_hold (tenant_id, job_id, jobs, cpus_milli, memory_bytes, gpus, gpu_memory_bytes,
+                expires_at)
+            SELECT j.tenant_id, j.id, 1, k.cpus_milli, k.memory_bytes, k.gpus, k.gpus * k.gpu_memory_bytes,
+                now() + interval '1 hour'
+            FROM job j JOIN scheduling_key k ON k.id = j.key_id WHERE j.id = %s""",
+            mine[place % len(mine)],
+        )
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

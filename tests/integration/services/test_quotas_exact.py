@@ -17,6 +17,8 @@ import pytest
 from app.domain.resources import GIB
 from app.services import recover
 from app.services.tenants import change
+from config.settings import Settings
+from scheduler.plan import run_plan
 from tests.factories import Fabric, job, share, until
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -99,10 +101,18 @@ def faults(fabric: Fabric) -> list[str]:
     return over + [f"usage is not what is held: {row}" for row in recover.check_usage(fabric.db)]
 
 
-def run(fabric: Fabric, url: str, seed: int, bug: str = "") -> tuple[list[str], int, int]:
+def plan_again(fabric: Fabric, settings: Settings) -> int:
+    """A cycle for which nothing is too young to be kept a quota for; for how many jobs one is kept then."""
+    fabric.sql("UPDATE task_run SET detail = detail - 'at' WHERE name = 'plan'")
+    run_plan(fabric.db, replace(settings, starvation_s=0.001))
+    return int(fabric.value("SELECT count(*) FROM quota_hold"))
+
+
+def run(fabric: Fabric, url: str, seed: int, bug: str = "", planned: bool = False) -> tuple[list[str], int, int]:
     """Runs all jobs to their end and lowers one quota on the way; stops at the first faults.
 
-    Returns these faults, in how many looks a quota was full, and how many looks there were.
+    Returns these faults, in how many looks a quota was full (`planned`: for how many jobs one was kept), and how many
+    looks there were.
     """
     draw = random.Random(seed)
     first = arrange(fabric, draw)[0]
@@ -115,7 +125,7 @@ def run(fabric: Fabric, url: str, seed: int, bug: str = "") -> tuple[list[str], 
         while (done := int(fabric.value("SELECT count(*) FROM job WHERE state = 4"))) < total:
             assert time.monotonic() < end, f"{total - done} of {total} jobs are not done: room was not used"
             looks += 1
-            full += int(fabric.value(FULL)) > 0
+            full += plan_again(fabric, settings) if planned else int(fabric.value(FULL)) > 0
             if found := faults(fabric):
                 return found, full, looks
             recover.reap(fabric.db, settings)
@@ -143,6 +153,15 @@ def test_no_quota_is_ever_exceeded_and_every_job_ends(fabric: Fabric, database_u
     assert full > 5, f"a quota was full in {full} of {looks} looks only, so that little was tested"
     assert fabric.value("SELECT count(*) FROM allocation") == 0
     assert fabric.value("SELECT count(*) FROM attempt WHERE outcome = 'lost'") > 0
+    fabric.assert_in_order()
+
+
+@pytest.mark.timeout(180)
+def test_what_is_kept_of_quotas_and_placed_under_them_exceeds_none(fabric: Fabric, database_url: str) -> None:
+    found, kept, _looks = run(fabric, database_url, seed=3, planned=True)
+    assert found == []
+    assert kept > 5
+    assert fabric.value("SELECT count(*) FROM allocation") == 0
     fabric.assert_in_order()
 
 

@@ -87,16 +87,29 @@ def _stands_before(placed: Waiting, starts: str, waits: Waiting, why: str, is_ke
 
 
 def never_breaks_a_quota(planner: Planner, snapshot: Snapshot) -> None:
-    """All that a tenant gets in one plan, placed or held, fits its room; an undecided tenant gets nothing."""
+    """All that a tenant gets in one plan, placed or held, fits its room; an undecided tenant gets nothing.
+
+    Where its quota is kept for a job, the others fit beside all that this one needs; and it waited too long.
+    """
     made = planner(snapshot, NOW, RULES)
     jobs = {job.job_id: job for job in snapshot.waiting}
     gets = [jobs[p.job_id] for p in made.placements] + [jobs[id] for id in {r.job_id for r in made.reservations}]
     for tenant, view in snapshot.tenants.items():
         mine = [job for job in gets if job.tenant_id == tenant]
         assert view.room is not None or not mine, "an undecided tenant"
-        room = view.room or Room()
-        assert room.jobs is None or sum(job.members for job in mine) <= max(0, room.jobs)
-        assert room.gpus is None or sum(job.members * job.shape.gpus for job in mine) <= max(0, room.gpus)
+        _fit(view.room or Room(), mine)
+    assert len({hold.tenant_id for hold in made.quota_holds}) == len(made.quota_holds), "kept for two of a tenant"
+    for hold in made.quota_holds:
+        first, view = jobs[hold.job_id], snapshot.tenants[hold.tenant_id]
+        assert NOW - first.waiting_since >= RULES.starvation_s and first.tenant_id == hold.tenant_id
+        assert view.quota.holds(first.shape, first.members), "kept for what never fits"
+        left = (view.room or Room()).less(first.shape, first.members)
+        _fit(left, [job for job in gets if job.tenant_id == hold.tenant_id and job is not first])
+
+
+def _fit(room: Room, jobs: list[Waiting]) -> None:
+    assert room.jobs is None or sum(job.members for job in jobs) <= max(0, room.jobs)
+    assert room.gpus is None or sum(job.members * job.shape.gpus for job in jobs) <= max(0, room.gpus)
 
 
 def never_half_a_gang(planner: Planner, snapshot: Snapshot) -> None:
@@ -226,13 +239,15 @@ def a_lower_class_changes_nothing(planner: Planner, snapshot: Snapshot) -> None:
 def a_freed_node_delays_no_higher_job(planner: Planner, snapshot: Snapshot) -> None:
     """With any one run less, the job that stands first starts no later by the plan than it would have.
 
-    Behind the first this cannot hold: what a job in front takes of the new room may be what suited the next one.
+    Behind the first this cannot hold: what a job in front takes of the new room may be what suited the next one. Without
+    the choice of plain jobs that gather room, which looks at who else runs.
     """
     assert len(snapshot.waiting) == 1
-    before = starts_of(planner(snapshot, NOW, RULES))
+    rules = replace(RULES, reserve_after_s=math.inf)
+    before = starts_of(planner(snapshot, NOW, rules))
     for gone in snapshot.running:
         left = tuple(r for r in snapshot.running if (r.leader or r.attempt_id) != (gone.leader or gone.attempt_id))
-        after = starts_of(planner(replace(snapshot, running=left), NOW, RULES))
+        after = starts_of(planner(replace(snapshot, running=left), NOW, rules))
         assert all(after[job_id] <= before[job_id] for job_id in before), "a freed node made it wait"
 
 

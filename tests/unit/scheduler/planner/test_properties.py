@@ -17,6 +17,7 @@ from scheduler.planner.cycle import _Cycle
 from scheduler.planner.host import Host
 from scheduler.planner.hosts import Hosts
 from scheduler.planner.line import Line
+from scheduler.planner.quotas import Quotas
 from tests.unit.scheduler.planner import properties
 from tests.unit.scheduler.planner.worlds import NOW, running, snapshots
 
@@ -56,7 +57,8 @@ def _crowded(snapshot: Snapshot) -> Snapshot:
     """Everything that waits is of one tenant that may hold little more."""
     (tenant, view), *others = snapshot.tenants.items()
     waiting = tuple(replace(job, tenant_id=tenant) for job in snapshot.waiting)
-    tight = {tenant: replace(view, room=Room(jobs=2) if view.room is None else view.room), **dict(others)}
+    few = (Room(jobs=2), Room(jobs=4)) if view.room is None else (view.room, view.quota)
+    tight = {tenant: replace(view, room=few[0], quota=few[1]), **dict(others)}
     return replace(snapshot, waiting=waiting, tenants=tight)
 
 
@@ -117,6 +119,7 @@ _BUGS: list[tuple[Callable[..., None], Any, str, Any]] = [
     (properties.never_over_commits, Host, "reserve", lambda self, held: self.reserved.append(held)),
     (properties.never_over_commits, Host, "hole_for", lambda self, ask, end: (self.spare_for(ask) + 1, self.free_gpus)),
     (properties.never_breaks_a_quota, _Cycle, "_charge", lambda self, job: None),
+    (properties.never_breaks_a_quota, Quotas, "_room", lambda self, job: self._rooms.get(job.tenant_id, Room())),
     (properties.never_half_a_gang, seats, "pack", lambda room, members: _pack(room, members - 1)),
     (properties.never_a_victim_outside_policy, victims, "may_preempt", lambda job, run: job.can_preempt),
     (properties.never_a_victim_outside_policy, victims, "_ripe", lambda run, now, rules: run.preemptible),

@@ -79,9 +79,13 @@ def snapshots(draw: st.DrawFn, preempt: bool = True, most_nodes: int = 4, most_w
     )  # fmt: skip
     live = tuple(_draw_running(draw, nodes))
     jobs = tuple(draw(_waiting(number, preempt)) for number in range(1, draw(st.integers(0, most_waiting)) + 1))
-    rooms = [None, Room(), Room(), Room(gpus=3), Room(jobs=2)]
+    # What is left, and the whole of it.
+    rooms = [
+        (None, Room()), (Room(), Room()), (Room(), Room()), (Room(gpus=3), Room(gpus=5)), (Room(jobs=2), Room(jobs=4)),
+        (Room(jobs=1), Room(jobs=2)),
+    ]  # fmt: skip
     tenants = {
-        tenant: TenantView(draw(st.floats(0, 50)), draw(st.sampled_from([1.0, 2.0])), draw(st.sampled_from(rooms)))
+        tenant: TenantView(draw(st.floats(0, 50)), draw(st.sampled_from([1.0, 2.0])), *draw(st.sampled_from(rooms)))
         for tenant in TENANTS
     }
     snapshot = Snapshot(nodes, live, jobs, (), tenants)
