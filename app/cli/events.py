@@ -24,9 +24,7 @@ GAP = "some events behind this cursor are no longer kept"
 @click.option("--after", metavar="CURSOR", help="Go on behind an event; 0: all that is kept; now: only what comes.")
 @click.option("--job", "job_id", metavar="ID", help="Only this job's.")
 @click.option("--type", "job_type", metavar="WORD", help="Only those of jobs of this type.")
-@click.option(
-    "--tenant", metavar="NAME", help="Operators: another tenant's, or * for all (of a --job: for admins)."
-)
+@click.option("--tenant", metavar="NAME", help="Operators: another tenant's, or * for all (of a --job: for admins).")
 @whole_fabric_command
 def command(
     *,

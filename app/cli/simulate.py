@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from app.cli.failure import ExitCode, output_lost
+
 if TYPE_CHECKING:
     from scheduler.simulate.fabric import Ways
 
@@ -19,12 +21,23 @@ POLICIES = ("fabric", "easy", "fifo")
 SAY_EVERY_S = 5.0
 
 
+class Finite(click.FloatRange):
+    """A number of a range; neither nan, which no range keeps out, nor inf."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
+
+
 @click.command("simulate")
 @click.option("--trace", type=click.Path(path_type=Path), help="Jobs from a CSV file instead of the generator.")
 @click.option("--jobs", type=click.IntRange(1, 10_000_000), default=3000, show_default=True, help="Jobs to generate.")
 @click.option(
     "--load",
-    type=click.FloatRange(0.01, 100),
+    type=Finite(0.01, 100),
     default=1.0,
     show_default=True,
     help="Work asked for, as a part of what the GPUs can give.",
@@ -44,7 +57,7 @@ SAY_EVERY_S = 5.0
 )
 @click.option(
     "--plan-every",
-    type=click.FloatRange(0.1, 3600),
+    type=Finite(0.1, 3600),
     default=10.0,
     show_default=True,
     help="Seconds between cycles of the planner.",
@@ -52,24 +65,22 @@ SAY_EVERY_S = 5.0
 @click.option("--preempt", is_flag=True, help="Foreground jobs may take the place of lower classes.")
 @click.option(
     "--checkpoint-every",
-    type=click.FloatRange(0),
+    type=Finite(0),
     default=0.0,
     show_default=True,
     help="Seconds between jobs' checkpoints; 0: none.",
 )
 @click.option(
     "--half-life",
-    type=click.FloatRange(0),
+    type=Finite(0),
     default=86_400.0,
     show_default=True,
     help="Seconds, of past use in the fair share.",
 )
 @click.option("--max-reservations", type=click.IntRange(0), default=None, help="Jobs with a reservation at a time.")
+@click.option("--reserve-after", type=Finite(0), default=None, help="Seconds until a plain job gets a reservation.")
 @click.option(
-    "--reserve-after", type=click.FloatRange(0), default=None, help="Seconds until a plain job gets a reservation."
-)
-@click.option(
-    "--starvation", type=click.FloatRange(0), default=None, help="Seconds until a job goes before all others; 0: never."
+    "--starvation", type=Finite(0), default=None, help="Seconds until a job goes before all others; 0: never."
 )
 @click.option("--tenants", is_flag=True, help="Print the waits of each tenant too.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Write a picture (PNG, SVG, PDF); needs matplotlib.")
@@ -81,12 +92,27 @@ def command(**asked: Any) -> None:
     fabric and, on the same jobs, for FIFO and EASY backfill. A trace has the columns submit_s, tenant, class, gpus,
     gpu_memory_gb, runtime_s, limit_s, gang.
     """
+    try:
+        _simulate(asked)
+    except KeyboardInterrupt:
+        click.echo("", err=True)
+        raise click.exceptions.Exit(ExitCode.INTERRUPTED) from None
+    except OSError as exc:
+        lost = output_lost(exc)
+        click.echo(lost.line(asked["as_json"]), err=True)
+        raise click.exceptions.Exit(lost.code) from exc
+
+
+def _simulate(asked: dict[str, Any]) -> None:
     from scheduler.simulate.cluster import Cluster
     from scheduler.simulate.comparison import compare, fitting
     from scheduler.simulate.generator import Load, generate
+    from scheduler.simulate.picture import draw
     from scheduler.simulate.report import report, table
     from scheduler.simulate.trace import TraceError, read_trace, write_trace
 
+    if asked["plot"]:
+        _check(asked["plot"])
     say = _sayer()
     cluster = Cluster(asked["nodes"], asked["gpus"])
     try:
@@ -111,7 +137,7 @@ def command(**asked: Any) -> None:
     about = {"jobs": len(fit), "jobs_too_large": len(jobs) - len(fit), "nodes": cluster.nodes, "gpus": cluster.all_gpus,
              "window_h": round(fit[-1].submit_s / 3600, 1), "took_s": round(time.monotonic() - began, 1)}  # fmt: skip
     if asked["plot"]:
-        _draw(tallies, found, asked["plot"])
+        draw(tallies, found, asked["plot"])
     if asked["as_json"]:
         click.echo(json.dumps({"about": about, **_finite(found)}, indent=2))
         return
@@ -128,15 +154,18 @@ def _ways(asked: dict[str, Any]) -> Ways:
     return Ways(asked["plan_every"], asked["preempt"], asked["checkpoint_every"], asked["half_life"], rules)
 
 
-def _draw(tallies: Any, found: Any, path: Path) -> None:
-    from scheduler.simulate.picture import draw
+def _check(path: Path) -> None:
+    """Refuses a picture that could not be written, before the simulation has taken its time."""
+    from scheduler.simulate.picture import check
 
     try:
-        draw(tallies, found, path)
+        check(path)
     except ImportError as exc:
-        raise click.ClickException("--plot needs matplotlib: pip install matplotlib") from exc
-    except (OSError, ValueError) as exc:
-        raise click.ClickException(f"--plot: {path} cannot be written: {exc}") from exc
+        raise click.UsageError("--plot needs matplotlib: pip install matplotlib") from exc
+    except OSError as exc:
+        raise click.UsageError(f"--plot: {path} cannot be written: {exc.strerror}") from exc
+    except ValueError as exc:
+        raise click.UsageError(f"--plot: {path} cannot be written: {exc}") from exc
 
 
 def _finite(value: Any) -> Any:

@@ -25,12 +25,34 @@ def draw(tallies: Sequence[Tally], found: Mapping[str, Numbers], path: Path) -> 
     axes[0][1].set(title="jobs that waited no longer", xlabel="wait, seconds (log)", xscale="log", ylim=(0.5, 1.003))
     _tails(axes[1][0], found)
     cycles = [tally for tally in tallies if tally.name == "fabric"] or list(tallies)
-    axes[1][1].hist(cycles[0].cycle_ms, bins=60)
-    axes[1][1].set(title=f"CPU time of a cycle ({cycles[0].name})", xlabel="ms", yscale="log")
+    axes[1][1].set(title=f"CPU time of a cycle ({cycles[0].name})", xlabel="ms")
+    if cycles[0].cycle_ms:
+        # Of none there is nothing to count, and no logarithm of it.
+        axes[1][1].hist(cycles[0].cycle_ms, bins=60)
+        axes[1][1].set(yscale="log")
     for place in (axes[0][0], axes[0][1], axes[1][0]):
         place.legend()
     figure.savefig(path, dpi=90)
     pyplot.close(figure)
+
+
+def check(path: Path) -> None:
+    """Raises what `draw` would for this path, before there is anything to draw; leaves no file behind.
+
+    ImportError where matplotlib is not installed, ValueError for a format it does not know, OSError for a place that
+    cannot be written.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    suffix = path.suffix.removeprefix(".").lower()
+    if suffix not in known:
+        raise ValueError(f"{suffix or 'no suffix'!r} is no format of pictures; there are {', '.join(known)}")
+    new = not path.exists()
+    with path.open("ab"):
+        pass
+    if new:
+        path.unlink()
 
 
 def _busy(place: Any, tally: Tally) -> None:
