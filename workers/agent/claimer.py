@@ -138,9 +138,12 @@ class ClaimLoop:
         try:
             result, taken = self._joint_turn(ends, limit)
             self._joined = True
-            settle(result)
-            if taken:
-                self._launch(taken, sent + self._settings.lease_s - self._settings.fence_margin_s)
+            try:
+                settle(result)
+            finally:
+                # It was claimed in the same commit, whatever becomes of the ends here.
+                if taken:
+                    self._launch(taken, sent + self._settings.lease_s - self._settings.fence_margin_s)
         finally:
             self.claims_ended += 1
         self._heed(taken)

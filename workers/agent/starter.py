@@ -95,10 +95,16 @@ class Starter:
                 self._later.submit(work, *args)
 
     def launch(self, taken: list[Assignment], deadline: float) -> None:
-        """Starts what was claimed: at once where the binary is here, else after its download."""
+        """Starts what was claimed: at once where the binary is here, else after its download.
+
+        What has no slot is left alone: the next renewal finds that nobody here has it, and hands it back uncharged.
+        """
         ready: list[tuple[Entry, RunSpec]] = []
         for one in taken:
             entry = self._hold(one, deadline)
+            if entry is None:
+                log.warning("there is no slot for attempt %s, it is handed back", one.attempt_id)
+                continue
             self._notice("received", entry)
             try:
                 spec = self._prepare(one, entry)
@@ -171,9 +177,11 @@ class Starter:
         self.gangs.join(entry, one.gang, spec, len(one.gpu_uuids))
         return None
 
-    def _hold(self, one: Assignment, deadline: float) -> Entry:
+    def _hold(self, one: Assignment, deadline: float) -> Entry | None:
         slot = self._registry.take_slot()
-        assert slot is not None, "a claim never takes more than there are free slots"
+        if slot is None:
+            # A claim takes no more than there are free slots, but it counts on ends that it is made with.
+            return None
         entry = Entry(
             attempt_id=one.attempt_id, token=one.token, job_id=one.job_id, attempt=one.attempt, type=one.type,
             tenant_id=one.tenant_id, log_day=one.log_day, slot=slot, runner=one.runner, deadline=deadline,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from uuid import UUID
+
 import pytest
 
 from app.domain.errors import StateConflict, Unavailable
@@ -9,9 +12,11 @@ from app.domain.job import DEFAULT_TENANT
 from app.domain.states import JobState
 from app.services.stop import request_stop
 from app.services.submit import IdempotencyKey, submit
+from app.storage.database import Database
 from app.storage.faults import Fault, FaultPlan
-from tests.factories import Fabric, job, make_fabric, until
+from tests.factories import Fabric, job, make_fabric, share, until
 from tests.integration.agent.conftest import Site
+from workers.agent import reporter
 
 POINTS = ["before", "after"]
 
@@ -94,3 +99,38 @@ def test_a_lost_claim_reply_is_handed_back_and_run(site: Site) -> None:
     assert {tuple(a.outcome for a in site.fabric.attempts(j)) for j in sent} == {("lost", "completed")}
     assert {site.fabric.row(j).failures for j in sent} == {0}
     assert site.fabric.value("SELECT count(*) FROM job WHERE lost_nodes <> '{}'") == 0
+
+
+@pytest.fixture
+def fails_once(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The first end is committed, and then its agent stumbles; when it has, this is not empty."""
+    failed: list[str] = []
+
+    def keep_peaks(db: Database, attempt_ids: Sequence[UUID]) -> None:
+        if not failed:
+            failed.append("peaks")
+            raise RuntimeError("nobody thought of this")
+
+    monkeypatch.setattr(reporter, "keep_peaks", keep_peaks)
+    return failed
+
+
+def test_what_was_claimed_with_an_end_starts_whatever_becomes_of_the_end(site: Site, fails_once: list[str]) -> None:
+    all_cpus = job(resources=share(cpus=2), environment={"FAKE_DURATION_S": "0.3"})
+    sent = site.fabric.submit(*[all_cpus] * 2)
+    site.agent(cpus_milli=2000)
+    site.until_ended(*sent)
+    assert fails_once
+    assert [[a.outcome for a in site.fabric.attempts(one)] for one in sent] == [["completed"]] * 2
+    until(lambda: not site.agents[0].registry.all())
+    site.fabric.assert_in_order()
+
+
+def test_what_was_claimed_for_a_slot_that_did_not_come_free_is_handed_back(site: Site, fails_once: list[str]) -> None:
+    sent = site.fabric.submit(*[job(environment={"FAKE_DURATION_S": "0.3"})] * 2)
+    site.agent(slots=1)
+    site.until_ended(*sent)
+    assert fails_once
+    assert [[a.outcome for a in site.fabric.attempts(one)] for one in sent] == [["completed"], ["lost", "completed"]]
+    assert {site.fabric.row(one).failures for one in sent} == {0}
+    site.fabric.assert_in_order()
