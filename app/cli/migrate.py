@@ -15,11 +15,12 @@ def command() -> None:
     settings = role_settings("migrate")
     if not settings.database_url:
         raise refuse("migrate", "CFAB_DATABASE_URL must be set")
-    from app.storage.migrate import upgrade
+    from app.storage.migrate import SchemaTooNew, upgrade
 
     try:
         revision = upgrade(settings.database_url)
     except FabricError as exc:
         click.echo(f"cfab migrate: {exc.message} {dict(exc.context) or ''}".rstrip(), err=True)
-        raise click.exceptions.Exit(ExitCode.JOB_FAILED) from exc
+        newer = isinstance(exc, SchemaTooNew)
+        raise click.exceptions.Exit(ExitCode.USAGE if newer else ExitCode.JOB_FAILED) from exc
     click.echo(f"the database is at revision {revision}")

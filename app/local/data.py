@@ -15,7 +15,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-from app.local.failure import StackError
+from app.local.failure import AnotherVersion, StackError
 from app.local.postgres import MAJOR
 
 FORMAT = 1
@@ -145,7 +145,7 @@ class DataDirectory:
             found = "unreadable"
         if found != _VERSION:
             theirs, ours = (", ".join(text.split("\n")[:2]) for text in (found, _VERSION))
-            raise StackError(
+            raise AnotherVersion(
                 f"{self.root} was made by another version of cfab ({theirs}; this one needs {ours}); "
                 "use that version, or choose another --data"
             )

@@ -19,7 +19,7 @@ import requests
 from app.domain.errors import FabricError
 from app.local.child import Program, end_leftovers
 from app.local.data import DataDirectory
-from app.local.failure import StackError
+from app.local.failure import AnotherVersion, StackError
 from app.local.keepers import end_keepers
 from app.local.ports import free_port, require_free
 from app.local.postgres import PostgresServer
@@ -29,7 +29,7 @@ from app.local.tokens.signing import ALGORITHM, issuer_of
 from app.local.valkey import ValkeyServer
 from app.services.inspect import executors
 from app.storage.database import Database
-from app.storage.migrate import AGENT_ROLE, upgrade
+from app.storage.migrate import AGENT_ROLE, SchemaTooNew, upgrade
 from config.settings import Settings, child_environment
 
 OWNER, DATABASE = "cfab", "cfab"
@@ -119,7 +119,8 @@ class Stack:
         try:
             upgrade(self._urls["DATABASE_URL"])
         except FabricError as exc:
-            raise StackError(f"the database cannot be used: {exc.message} {dict(exc.context) or ''}".strip()) from exc
+            kind = AnotherVersion if isinstance(exc, SchemaTooNew) else StackError
+            raise kind(f"the database cannot be used: {exc.message} {dict(exc.context) or ''}".strip()) from exc
         began = datetime.now(UTC)
         workers = [self._worker(number, began) for number in range(1, self._shape.workers + 1)]
         # One tier: none of them needs another to start, and on one machine starting Python is what takes time.

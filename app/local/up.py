@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from app.cli.failure import ExitCode
-from app.local.failure import StackError
+from app.local.failure import AnotherVersion, StackError
 from app.local.stack import Shape, Stack, prepare
 from config.settings import SettingsError, load_settings
+from workers.gpus.simulated import SimulatedGpus
 
 
 @click.command("up")
@@ -43,6 +44,9 @@ def command(
     """
     try:
         settings = load_settings()
+        # Worth refusing before there is a database: workers would, one after the other, long after it.
+        if spec := simulate_gpus or settings.simulate_gpus:
+            SimulatedGpus(spec, settings.node)
         shape = Shape(
             host or settings.api_host, port or settings.api_port, flower_port, workers, slots or 0, simulate_gpus,
             settings.auth == "required" and not no_auth,
@@ -75,7 +79,7 @@ def _run(stack: Stack, root: Path, shape: Shape) -> ExitCode:
     except (StackError, OSError) as exc:
         if not stack.stopping:
             click.echo(f"cfab up: {exc}", err=True)
-            return ExitCode.JOB_FAILED
+            return ExitCode.USAGE if isinstance(exc, AnotherVersion) else ExitCode.JOB_FAILED
     finally:
         _say("stopping: running jobs are told to end and wait for the next start (Ctrl-C again: at once)")
         stack.stop()

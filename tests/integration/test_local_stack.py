@@ -209,7 +209,7 @@ def test_a_database_of_a_newer_version_is_refused(up: Callable[..., Running]) ->
     ports = ("--port", str(free_port()), "--flower-port", str(free_port()))
     done = cfab("up", "--data", str(running.data), *ports)
 
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "made by a newer version of this program" in done.stderr
     assert "9999" in done.stderr
     assert "Traceback" not in done.stderr
@@ -236,6 +236,18 @@ def test_a_setting_that_cannot_be_used_is_named(folder: Path, monkeypatch: pytes
     monkeypatch.setenv("CFAB_SANDBOX", "maybe")
 
     assert "CFAB_SANDBOX='maybe'" in refusal("--data", str(folder / "data"))
+
+
+def test_gpus_that_cannot_be_pretended_are_refused_before_there_is_anything(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = folder / "data"
+    assert "'foo': write a count, a model and a size" in refusal(
+        "--data", str(data), "--simulate-gpus", "4xA100-80GB,foo"
+    )
+    monkeypatch.setenv("CFAB_SIMULATE_GPUS", "bar")
+    assert "'bar'" in refusal("--data", str(data))
+    assert not data.exists()
 
 
 def test_a_token_that_was_never_made_is_explained(folder: Path) -> None:

@@ -7,9 +7,12 @@ from uuid import uuid4
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from click.testing import CliRunner
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import ProgrammingError
 
+from app.cli.failure import ExitCode
+from app.cli.main import main
 from app.domain.job import DEFAULT_TENANT, JobRequest
 from app.domain.policy import Ending
 from app.domain.priority import PriorityClass
@@ -69,6 +72,8 @@ def test_a_newer_schema_is_refused(database_url: str) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     engine.dispose()
+    told = CliRunner().invoke(main, ["migrate"], env={"CFAB_DATABASE_URL": database_url})
+    assert (told.exit_code, "newer version" in told.stderr) == (ExitCode.USAGE, True)
     with pytest.raises(SchemaTooNew, match="newer version"):
         upgrade(database_url)
 
