@@ -8,6 +8,7 @@ import secrets
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from tests.conformance.conftest import PLAIN
 from tests.conformance.lab import PATH, Lab, boottime, eventually
 from workers.keeper.processes import all_pids, is_zombie
+from workers.runners import keeper_client
 from workers.runners.base import RunnerUnavailable, StartRefused
 from workers.runners.fake import Script
 from workers.runners.keeper_client import ALREADY_SERVED, KeeperOptions, connect
@@ -432,6 +434,48 @@ def test_start_and_output_are_told_again_after_a_broken_connection(plain_lab: La
     sock.shutdown(socket.SHUT_RDWR)
     plain_lab.seen.until(lambda: plain_lab.seen.has_started("a1"), "start of a1 told again")
     plain_lab.printed("a1")
+
+
+@pytest.mark.parametrize("answer", [b"nonsense\n", b'{"error": "no", "code": "unknown"}\n' * 2, b"[]\n[]\n"])
+def test_keeper_that_is_not_understood_is_asked_again(plain_lab: Lab, node_directory: Path, answer: bytes) -> None:
+    """Something else listens on the socket for a moment; then the keeper is there again."""
+    plain_lab.run("a1", Script())
+    path, aside = node_directory / "keeper.sock", node_directory / "aside"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stranger:
+        path.rename(aside)
+        stranger.bind(str(path))
+        stranger.listen()
+        sock = plain_lab.keeper._client._sock
+        assert sock is not None
+        sock.shutdown(socket.SHUT_RDWR)
+        met, _ = stranger.accept()
+        with met:
+            met.sendall(answer)
+            aside.rename(path)
+            while met.recv(4096):
+                pass
+    assert [held.attempt_id for held in plain_lab.runner.attach()] == ["a1"]
+
+
+def test_hung_keeper_is_not_waited_for_by_all(plain_lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper_client, "SEND_TIMEOUT_S", 0.2)
+    plain_lab.reopen()
+    pid = plain_lab.keeper.hello["pid"]
+    client = plain_lab.keeper._client
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        much = threading.Thread(
+            target=lambda: client.call_many([{"cmd": "list", "unused": "x" * 4_000_000}], 60), daemon=True
+        )
+        much.start()
+        eventually(client._lock.locked, "sender that waits for the keeper")
+        with pytest.raises(RunnerUnavailable):
+            client.call("list", timeout_s=1.0)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert plain_lab.runner.attach() == []
+    much.join(30)
+    assert not much.is_alive()
 
 
 def test_older_keeper_is_not_sent_what_it_does_not_know(plain_lab: Lab) -> None:

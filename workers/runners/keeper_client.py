@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -23,16 +24,16 @@ from typing import Any, ClassVar
 from workers.keeper.service import PROTOCOL_VERSION
 from workers.keeper.uid_range import RANGE, RANGES
 from workers.runners.base import RunnerError, RunnerUnavailable
+from workers.runners.keeper_wire import Lines, Message, Waiting
 
 log = logging.getLogger(__name__)
 
 KEEPER_SCRIPT = Path(__file__).resolve().parents[1] / "keeper" / "main.py"
 ALREADY_SERVED = 3
-READ_BYTES = 256 * 1024
 START_TIMEOUT_S = 30.0
 RETRY_S = 0.2
-
-Message = dict[str, Any]
+SEND_TIMEOUT_S = 5.0
+"""How long a keeper may read nothing of what it is sent before the connection counts as broken."""
 
 
 class CommandFailed(RunnerError):
@@ -114,6 +115,8 @@ def start_keeper(options: KeeperOptions) -> None:
 def connect(directory: Path) -> socket.socket:
     """Connect to the directory's keeper. Raises OSError when none serves."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # For sends alone: whoever sends holds the lock that all others need.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(SEND_TIMEOUT_S))
     try:
         # Through a descriptor: a socket's path is limited to 107 bytes, a data directory's is not.
         folder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -127,26 +130,9 @@ def connect(directory: Path) -> socket.socket:
     return sock
 
 
-class _Waiting:
-    """Replies of one exchange, as they arrive."""
-
-    __slots__ = ("_left", "done", "failed", "replies")
-
-    def __init__(self, count: int) -> None:
-        self.replies: list[Message | None] = [None] * count
-        self._left = count
-        self.done = threading.Event()
-        self.failed = False
-
-    def put(self, index: int, reply: Message) -> None:
-        self.replies[index] = reply
-        self._left -= 1
-        if self._left == 0:
-            self.done.set()
-
-    def fail(self) -> None:
-        self.failed = True
-        self.done.set()
+def _timeval(seconds: float) -> bytes:
+    """Return C's struct timeval."""
+    return struct.pack("@ll", int(seconds), round(seconds % 1 * 1e6))
 
 
 class KeeperClient:
@@ -169,7 +155,7 @@ class KeeperClient:
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
         self._connected = threading.Condition(self._lock)
-        self._waiting: dict[int, tuple[_Waiting, int]] = {}
+        self._waiting: dict[int, tuple[Waiting, int]] = {}
         self._sock: socket.socket | None = None
         self._closed = False
         self._last = False
@@ -203,7 +189,7 @@ class KeeperClient:
 
     def _exchange(self, requests: Sequence[Message], give_up_at: float) -> list[Message] | None:
         """Send commands and return their replies; None when the connection broke before all of them were there."""
-        waiting = _Waiting(len(requests))
+        waiting = Waiting(len(requests))
         numbers = [next(self._numbers) for _ in requests]
         lines = b"".join(
             json.dumps({**request, "id": number}).encode() + b"\n"
@@ -225,7 +211,7 @@ class KeeperClient:
         It is lost when the connection breaks just now. Raises RunnerUnavailable when there is none.
         """
         line = json.dumps({"cmd": cmd, **arguments, "id": next(self._numbers)}).encode() + b"\n"
-        self._send(line, [], _Waiting(0), time.monotonic())
+        self._send(line, [], Waiting(0), time.monotonic())
 
     def shut_down(self, *, kill: bool) -> None:
         """End the keeper, and do not start another. Raises CommandFailed when it is busy and not to kill."""
@@ -273,7 +259,7 @@ class KeeperClient:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _send(self, lines: bytes, numbers: list[int], waiting: _Waiting, give_up_at: float) -> None:
+    def _send(self, lines: bytes, numbers: list[int], waiting: Waiting, give_up_at: float) -> None:
         with self._lock:
             self._connected.wait_for(
                 lambda: self._sock is not None or self._closed, max(0.0, give_up_at - time.monotonic())
@@ -285,7 +271,8 @@ class KeeperClient:
             try:
                 self._sock.sendall(lines)
             except OSError:
-                # The reader sees the same break, fails this exchange and reconnects.
+                # Broken, or full for long and cut in the middle of a line. The reader sees it, fails this exchange and
+                # reconnects.
                 with contextlib.suppress(OSError):
                     self._sock.shutdown(socket.SHUT_RDWR)
 
@@ -315,6 +302,10 @@ class KeeperClient:
                 self._converse(sock)
             except OSError as exc:
                 log.info("connection to the keeper of %s broke: %s", self._options.directory, exc)
+            except Exception:
+                # Whatever it said: without this thread nothing of this node's jobs would be told any more.
+                log.exception("the keeper of %s is not understood; asking again", self._options.directory)
+                self._wake.wait(RETRY_S)
             finally:
                 self._disconnected(sock)
             sock = None
@@ -323,14 +314,16 @@ class KeeperClient:
             self._connected.notify_all()
 
     def _converse(self, sock: socket.socket) -> None:
-        stream = _Lines(sock)
+        stream = Lines(sock)
         sock.sendall(b'{"cmd": "hello", "id": 0}\n{"cmd": "list", "id": 0}\n')
         hello, early = stream.reply()
         listing, later = stream.reply()
+        # Both before anybody may use the connection: what answers otherwise is no keeper.
+        attempts, _pid = listing["attempts"], hello["pid"]
         with self._lock:
             self._sock, self.hello = sock, hello
             self._connected.notify_all()
-        self._deliver(lambda: self._on_connected(hello, listing["attempts"]))
+        self._deliver(lambda: self._on_connected(hello, attempts))
         for message in [*early, *later]:
             self._dispatch(message)
         for message in stream:
@@ -359,33 +352,3 @@ class KeeperClient:
             sock.close()
         for waiting in broken.values():
             waiting.fail()
-
-
-class _Lines:
-    """Messages from a socket, one JSON object a line."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._rest = b""
-        self._messages: list[Message] = []
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> Message:
-        while not self._messages:
-            data = self._sock.recv(READ_BYTES)
-            if not data:
-                raise StopIteration
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            self._messages = [json.loads(line) for line in reversed(lines)]
-        return self._messages.pop()
-
-    def reply(self) -> tuple[Message, list[Message]]:
-        """Return the next reply, and the events that came before it."""
-        events: list[Message] = []
-        for message in self:
-            if "event" not in message:
-                return message, events
-            events.append(message)
-        raise ConnectionResetError("closed before the hello was answered")
