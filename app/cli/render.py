@@ -57,7 +57,9 @@ def job_table(jobs: Sequence[Mapping[str, Any]], now: datetime | None = None, wi
 
 def _job_row(job: Mapping[str, Any], now: datetime) -> tuple[str, ...]:
     state = str(job.get("state_detail") or job["status"])
-    started, ended = moment(job.get("started_at")), moment(job.get("completed_at"))
+    # Of its last attempt: between two attempts a job waits.
+    began = job.get("attempt_started_at", job.get("started_at"))
+    started, ended = moment(began), moment(job.get("completed_at"))
     ran = span((ended or now) - started) if started else "-"
     waits = f" ({plain(job['reason'])})" if state == "pending" and job.get("reason") not in (None, "new") else ""
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -107,6 +108,6 @@ def _attempt(number: str, attempt: Mapping[str, Any]) -> tuple[str, ...]:
         str(attempt.get("attempt") or attempt.get("number") or number),
         plain(attempt.get("executor_id") or "-"),
         coloured(str(attempt["status"])),
-        span(ended - started) if started and ended else "-",
+        span((ended or datetime.now(UTC)) - started) if started else "-",
         ", ".join(how) or "-",
     )

@@ -19,7 +19,10 @@ from app.storage.database import Row
 
 @dataclass(frozen=True)
 class JobView:
-    """One job as it is now. `external_id` is what its reporter calls it when the fabric only tracks it."""
+    """One job as it is now. `external_id` is what its reporter calls it when the fabric only tracks it.
+
+    `started_at` is when its first attempt began, `attempt_started_at` (known in lists) when its last one did.
+    """
 
     id: UUID
     tenant_id: UUID
@@ -45,6 +48,7 @@ class JobView:
     priority: int = 500
     array_id: UUID | None = None
     array_index: int | None = None
+    attempt_started_at: datetime | None = None
 
     @property
     def phase(self) -> Phase:
@@ -203,6 +207,7 @@ def view_of(row: Row | None) -> JobView:
         not_before=row.not_before,
         array_id=row.array_id,
         array_index=row.array_index,
+        attempt_started_at=row._mapping.get("attempt_started_at"),
     )
 
 

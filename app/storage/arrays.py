@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from app.storage.database import Json, Row, Tx
-from app.storage.jobs import VIEW
+from app.storage.jobs import LISTED
 
 _SPEC = """runner text, binary_url text, binary_sha256 text, image text, script text, command jsonb, arguments jsonb,
     environment jsonb, hard_limits boolean, cpus_milli bigint, memory_bytes bigint, time_limit_s float8, grace_s float8,
@@ -237,7 +237,7 @@ def list_jobs(tx: Tx, array_id: UUID, states: Sequence[int] | None, limit: int, 
     """
     where = "" if states is None else "AND j.state = ANY(%(states)s)"
     return tx.rows(
-        f"""SELECT {VIEW} FROM job j JOIN job_array a ON a.id = j.array_id
+        f"""SELECT {LISTED} FROM job j JOIN job_array a ON a.id = j.array_id
         WHERE j.array_id = %(id)s AND j.replaced_by IS NULL {where} AND (a.again = 0 OR NOT a.todo @> j.array_index)
         ORDER BY j.array_index LIMIT %(limit)s OFFSET %(offset)s""",
         {"id": array_id, "states": list(states or ()), "limit": limit, "offset": offset},

@@ -18,6 +18,9 @@ _NO_TERMS = dict.fromkeys(
 VIEW = """j.id, j.tenant_id, j.type, j.state, j.ready, j.reason, j.message, j.stop_cause, j.stop_by,
     j.stop_reason, j.contract, j.class, j.priority, j.node_id, j.attempt, j.created_at, j.started_at, j.finished_at,
     j.exit_code, j.signal, j.not_before, j.array_id, j.array_index"""
+# For lists: when the last attempt began; a job's own start is that of its first, and most jobs have no other.
+LISTED = f"""{VIEW}, CASE WHEN j.attempt > 1 THEN (SELECT min(t.started_at) FROM attempt t
+    WHERE t.job_id = j.id AND t.number = j.attempt) ELSE j.started_at END AS attempt_started_at"""
 
 
 def insert_jobs(
@@ -64,7 +67,7 @@ def list_jobs(tx: Tx, tenant_id: UUID, filters: Mapping[str, Any], limit: int, o
     """Jobs of a tenant, newest first."""
     where, params = _where(tenant_id, filters, _OF_ROWS)
     return tx.rows(
-        f"SELECT {VIEW} FROM job j WHERE {where} ORDER BY j.id DESC LIMIT %(limit)s OFFSET %(offset)s",
+        f"SELECT {LISTED} FROM job j WHERE {where} ORDER BY j.id DESC LIMIT %(limit)s OFFSET %(offset)s",
         {**params, "limit": limit, "offset": offset},
     )
 

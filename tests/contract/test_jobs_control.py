@@ -124,6 +124,12 @@ def test_a_running_job_is_requeued_and_its_node_woken(api: Caller, fabric: Fabri
     job_now = api.get(f"/jobs/{job}").json
     assert (job_now["status"], job_now["reason"], job_now["queue_position"]) == ("pending", "requeued", 1)
     assert [one["outcome"] for one in job_now["attempts"]] == ["requeued"]
+    assert job_now["attempt_started_at"] == job_now["started_at"] is not None
+    # Claimed again, it has not begun again; the list says so, as the job does.
+    assert len(fabric.claim(node)) == 1
+    for told in (api.get("/jobs").json[0], api.get(f"/jobs/{job}").json):
+        assert (told["status"], told["started_at"]) == ("running", job_now["started_at"])
+        assert told["attempt_started_at"] is None
 
 
 def test_an_executor_outside_lets_a_job_go_again(api: Caller) -> None:

@@ -42,6 +42,26 @@ def test_a_table_of_jobs() -> None:
     ]
 
 
+def test_only_the_last_attempt_has_run() -> None:
+    again = {"started_at": "2026-01-01T11:00:00Z"}
+    rows = [
+        job(**again, attempt_started_at="2026-01-01T11:59:50Z"),
+        job(**again, attempt_started_at=None, state_detail="starting"),
+        job(**again, attempt_started_at="2026-01-01T11:30:00Z", status="pending", state_detail="pending"),
+        job(
+            **again, attempt_started_at="2026-01-01T11:30:00Z", status="completed", completed_at="2026-01-01T11:31:00Z"
+        ),
+    ]
+    lines = click.unstyle(job_table(rows, NOW)).splitlines()[1:]
+    assert [line.split()[-1] for line in lines] == ["10s", "-", "-", "1m00s"]
+
+
+def test_an_attempt_that_runs_has_run_until_now() -> None:
+    running = {"status": "running", "executor_id": "node-1", "started_at": "2026-01-01T11:59:00Z", "ended_at": None}
+    line = click.unstyle("\n".join(describe(job(attempts=[running])))).splitlines()[-1]
+    assert line.split()[:3] == ["1", "node-1", "running"] and line.split()[3] != "-"
+
+
 def test_no_jobs_is_a_head_alone() -> None:
     assert job_table([], NOW).split() == ["ID", "TYPE", "PRIORITY", "STATE", "NODE", "AGE", "RAN"]
 
