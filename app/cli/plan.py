@@ -53,7 +53,7 @@ class Kept:
 @click.option("--every", type=Duration(), default=2.0, help="Seconds between two looks of --watch; default 2.")
 @whole_fabric_command
 def command(*, client: Client, as_json: bool, watch: bool, every: float) -> ExitCode:
-    """Show what the planner does: reserved room, who makes room, each node (needs the role operator)."""
+    """Show what the planner does: reserved room, kept quotas, who makes room, each node (needs the role operator)."""
 
     def look() -> tuple[Mapping[str, Any], Sequence[Mapping[str, Any]]]:
         return client.plan(), [] if as_json else client.nodes()
@@ -80,6 +80,8 @@ def picture(plan: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]], now: da
         parts += [Text(""), Text("reserved", style="dim"), *_reservations(plan["reservations"], now)]
     else:
         parts.append(Text("Nothing is reserved.", style="dim"))
+    if plan.get("quota_holds"):
+        parts += [Text(""), Text("quotas that are kept", style="dim"), *_quota_holds(plan["quota_holds"], now)]
     if plan["making_room"]:
         parts += [Text(""), Text("told to make room, and ending", style="dim"), *_making_room(plan["making_room"], now)]
     planned = [node for node in nodes if node["kind"] == "agent"]
@@ -131,6 +133,24 @@ def _reservations(reservations: Sequence[Mapping[str, Any]], now: datetime) -> I
         yield Text(f"{job_id}  {plain(first['tenant'])}  {first['effective_class']}{counts}", style="yellow")
         starts = _starts(moment(first["starts_at"]), now)
         yield Text(f"  starts {starts}: {_WHY.get(first['why'], plain(first['why']))}; {members} on {_named(where)}")
+
+
+def _quota_holds(holds: Sequence[Mapping[str, Any]], now: datetime) -> Iterator[Text]:
+    for one in holds:
+        since = moment(one["made_at"])
+        when = "" if since is None else f" for {span(now - since)}"
+        members = f"{one['job_members']} members" if one["job_members"] > 1 else "it"
+        yield Text(f"{one['job_id']}  {plain(one['tenant'])}  {one['effective_class']}", style="yellow")
+        yield Text(f"  {', '.join(_kept_of(one))} of its tenant's quota kept{when}, until {members} can start")
+
+
+def _kept_of(hold: Mapping[str, Any]) -> Iterator[str]:
+    for name, word in (("jobs", "job"), ("cpus", "CPU"), ("gpus", "GPU")):
+        if hold[name]:
+            yield f"{hold[name]:g} {word}" + ("" if hold[name] == 1 else "s")
+    for name, word in (("memory_bytes", "memory"), ("gpu_memory_bytes", "GPU memory")):
+        if hold[name]:
+            yield f"{size(hold[name])} of {word}"
 
 
 def _making_room(jobs: Sequence[Mapping[str, Any]], now: datetime) -> Iterator[Text]:

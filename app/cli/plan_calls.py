@@ -19,12 +19,13 @@ class PlanCalls(Connection):
             return {"id": job_id, "checkpoint": "reported"}
 
     def plan(self) -> dict[str, Any]:
-        """What the planner does, with all pages of what it reserved and of who makes room.
+        """What the planner does, with all pages of what it reserved, of quotas that are kept, and of who makes room.
 
         What changes between two pages may show twice or not at all.
         """
         plan = self._plan_page(0)
-        lists = ("reservations", "making_room")
+        # A server of an older version keeps no quotas.
+        lists = [name for name in ("reservations", "quota_holds", "making_room") if name in plan]
         offset = PAGE
         while any(len(plan[name]) < plan[f"{name}_total"] for name in lists):
             page = self._plan_page(offset)

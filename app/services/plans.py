@@ -10,7 +10,7 @@ from uuid import UUID
 
 from app.domain.priority import PriorityClass
 from app.domain.states import StopCause
-from app.storage import plans
+from app.storage import plans, quota_holds
 from app.storage.database import Database, Row, Tx
 
 COUNTED = ("placed", "refused", "preempted")
@@ -78,6 +78,24 @@ class KeptPlace:
 
 
 @dataclass(frozen=True)
+class KeptQuota:
+    """What is kept of a tenant's quota for one of its jobs; None of what the quota does not limit."""
+
+    job_id: UUID
+    type: str
+    tenant: str
+    priority_class: PriorityClass
+    members: int
+    jobs: int | None
+    cpus_milli: int | None
+    memory_bytes: int | None
+    gpus: int | None
+    gpu_memory_bytes: int | None
+    made_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True)
 class MakingRoom:
     """A job that was told to make room and has not ended. `for_job` is None where nobody noted for whom."""
 
@@ -108,17 +126,21 @@ class PlanView:
     reserved_jobs: int
     kept: Sequence[KeptPlace]
     kept_in_all: int
+    quotas: Sequence[KeptQuota]
+    quotas_in_all: int
     making_room: Sequence[MakingRoom]
     making_room_in_all: int
 
 
 def see(db: Database, plan_s: float, limit: int, offset: int) -> PlanView:
-    """The last cycle, and one page of each of both lists; `plan_s` is how often cycles are due."""
+    """The last cycle, and one page of each list; `plan_s` is how often cycles are due."""
     cause = int(StopCause.PREEMPT)
     with db.transaction("read") as tx:
         noted = plans.last_cycle(tx)
         count = plans.count_reserved(tx)
         kept = plans.reserved(tx, limit, offset)
+        quotas = quota_holds.page(tx, limit, offset)
+        quotas_in_all = quota_holds.count(tx)
         room = plans.making_room(tx, cause, limit, offset)
         room_in_all = plans.count_making_room(tx, cause)
     detail: Mapping[str, Any] = {} if noted is None else noted.detail
@@ -134,6 +156,8 @@ def see(db: Database, plan_s: float, limit: int, offset: int) -> PlanView:
         reserved_jobs=count.jobs,
         kept=[_kept(row) for row in kept],
         kept_in_all=count.places,
+        quotas=[_quota(row) for row in quotas],
+        quotas_in_all=quotas_in_all,
         making_room=[_making_room(row, told) for row in room],
         making_room_in_all=room_in_all,
     )
@@ -201,6 +225,11 @@ def _kept(row: Row) -> KeptPlace:
         expires_at=row.expires_at,
         why=row.why,
     )
+
+
+def _quota(row: Row) -> KeptQuota:
+    named = dict(row._mapping)
+    return KeptQuota(priority_class=PriorityClass(named.pop("class")), **named)
 
 
 def _making_room(row: Row, told: Mapping[str, UUID]) -> MakingRoom:

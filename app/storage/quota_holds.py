@@ -65,3 +65,24 @@ def of_tenant(tx: Tx, tenant_id: UUID) -> Row | None:
             AND h.tenant_id = %(tenant)s""",
         {"tenant": tenant_id},
     )
+
+
+def count(tx: Tx) -> int:
+    """Of how many tenants' quotas something is kept now."""
+    return int(tx.value(f"SELECT count(*) FROM {IN_FORCE}"))
+
+
+def page(tx: Tx, limit: int, offset: int) -> Sequence[Row]:
+    """What is kept of quotas now, in the order in which that began; None for what the quota does not limit."""
+    return tx.rows(
+        f"""SELECT h.job_id, j.type, t.name AS tenant, k.class, k.members, h.made_at, h.expires_at,
+            CASE WHEN t.quota_jobs IS NOT NULL THEN h.jobs END AS jobs,
+            CASE WHEN t.quota_cpus_milli IS NOT NULL THEN h.cpus_milli END AS cpus_milli,
+            CASE WHEN t.quota_memory_bytes IS NOT NULL THEN h.memory_bytes END AS memory_bytes,
+            CASE WHEN t.quota_gpus IS NOT NULL THEN h.gpus END AS gpus,
+            CASE WHEN t.quota_gpu_memory_bytes IS NOT NULL THEN h.gpu_memory_bytes END AS gpu_memory_bytes
+        FROM (SELECT h.* FROM {IN_FORCE} ORDER BY h.made_at, h.job_id LIMIT %(limit)s OFFSET %(offset)s) h
+        JOIN job j ON j.id = h.job_id JOIN tenant t ON t.id = h.tenant_id JOIN scheduling_key k ON k.id = j.key_id
+        ORDER BY h.made_at, h.job_id""",
+        {"limit": limit, "offset": offset},
+    )

@@ -58,7 +58,7 @@ def test_before_the_first_cycle_it_says_that_nobody_plans(api: Caller, prefix: s
     assert seen(api) == {
         "cycle": None, "silent_seconds": None, "late": True, "reserved_jobs": 0, "reservations_total": 0,
         "totals": {"cycles": 0, "seconds": 0.0, "placed": 0, "refused": 0, "preempted": 0},
-        "reservations": [], "making_room_total": 0, "making_room": [],
+        "reservations": [], "quota_holds_total": 0, "quota_holds": [], "making_room_total": 0, "making_room": [],
     }  # fmt: skip
 
 
@@ -151,6 +151,31 @@ class TestReservations:
         assert set(told["cycle"]) == set(schemas["CycleShown"]["properties"])
         assert set(told["totals"]) == set(schemas["TotalsShown"]["properties"])
         assert set(told["reservations"][0]) == set(schemas["ReservationShown"]["properties"])
+
+
+def test_whose_quota_is_kept_is_shown_with_what_it_limits(api: Caller, fabric: Fabric) -> None:
+    tenants = [fabric.add_tenant(name, tier="critical", quota_jobs=2, quota_gpus=1) for name in ("one", "two")]
+    node = gang_node(fabric, "host")
+    gangs = []
+    for tenant in tenants:
+        fabric.submit(job(), tenant=tenant)
+        fabric.start(*fabric.claim(node))
+        gangs += fabric.submit(job(members=2, type="train", priority_class=FOREGROUND), tenant=tenant)
+    fabric.sql("UPDATE job SET created_at = now() - interval '2 hours' WHERE state = 0")
+    run_plan(fabric.db, replace(fabric.settings, starvation_s=3600.0))
+    told = seen(api)
+    assert [one["job_id"] for one in told["quota_holds"]] == [str(gang) for gang in gangs]
+    one = told["quota_holds"][0]
+    assert set(one) == set(api.get("/openapi.json").json["components"]["schemas"]["QuotaHoldShown"]["properties"])
+    assert (one["tenant"], one["type"], one["effective_class"], one["job_members"]) == ("one", "train", "foreground", 2)
+    assert (one["jobs"], one["gpus"], one["cpus"], one["memory_bytes"], one["gpu_memory_bytes"]) == (
+        2, 0, None, None, None,
+    )  # fmt: skip
+    assert all(TIME.fullmatch(one[name]) for name in ("made_at", "expires_at"))
+    page = seen(api, "/plan?limit=1&offset=1")
+    assert (page["quota_holds_total"], page["quota_holds"]) == (2, told["quota_holds"][1:])
+    fabric.sql("UPDATE quota_hold SET expires_at = now()")
+    assert (seen(api)["quota_holds_total"], seen(api)["quota_holds"]) == (0, [])
 
 
 def test_who_makes_room_for_whom_is_shown_until_it_has_ended(api: Caller, fabric: Fabric) -> None:

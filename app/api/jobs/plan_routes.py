@@ -14,7 +14,7 @@ from app.api.jobs.blueprint import blueprint
 from app.api.jobs.plan_schemas import PlanPage, PlanShown
 from app.api.limits import limited
 from app.services import plans
-from app.services.plans import Cycle, KeptPlace, MakingRoom, PlanView
+from app.services.plans import Cycle, KeptPlace, KeptQuota, MakingRoom, PlanView
 
 
 @blueprint.route("/plan", methods=["GET"], tags=["nodes"])
@@ -24,7 +24,8 @@ from app.services.plans import Cycle, KeptPlace, MakingRoom, PlanView
 @blueprint.response(200, PlanShown)
 @blueprint.doc(summary="Show what the planner does")
 def show_plan(asked: Mapping[str, Any]) -> Response:
-    """The last cycle, what is reserved for whom and until when, and who was told to make room and is still ending."""
+    """The last cycle, what is reserved for whom and until when, for which jobs their tenants' quotas are kept, and who
+    was told to make room and is still ending."""
     shared = hub()
     return json_answer(plan_shown(plans.see(shared.db, shared.settings.plan_s, asked["limit"], asked["offset"])))
 
@@ -39,6 +40,8 @@ def plan_shown(seen: PlanView) -> dict[str, Any]:
         "reserved_jobs": seen.reserved_jobs,
         "reservations_total": seen.kept_in_all,
         "reservations": [_reservation(one) for one in seen.kept],
+        "quota_holds_total": seen.quotas_in_all,
+        "quota_holds": [_quota_hold(one) for one in seen.quotas],
         "making_room_total": seen.making_room_in_all,
         "making_room": [_making_room(one) for one in seen.making_room],
     }
@@ -79,6 +82,23 @@ def _reservation(one: KeptPlace) -> dict[str, Any]:
         "made_at": utc(one.made_at),
         "expires_at": utc(one.expires_at),
         "why": one.why,
+    }
+
+
+def _quota_hold(one: KeptQuota) -> dict[str, Any]:
+    return {
+        "job_id": str(one.job_id),
+        "type": one.type,
+        "tenant": one.tenant,
+        "effective_class": one.priority_class.word,
+        "job_members": one.members,
+        "jobs": one.jobs,
+        "cpus": None if one.cpus_milli is None else one.cpus_milli / 1000,
+        "memory_bytes": one.memory_bytes,
+        "gpus": one.gpus,
+        "gpu_memory_bytes": one.gpu_memory_bytes,
+        "made_at": utc(one.made_at),
+        "expires_at": utc(one.expires_at),
     }
 
 

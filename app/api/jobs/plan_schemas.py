@@ -69,6 +69,23 @@ class ReservationShown(ma.Schema):
     why = fields.String(metadata={"description": "gang, large, starved or preempting", "example": "gang"})
 
 
+class QuotaHoldShown(ma.Schema):
+    """What is kept of a tenant's quota for one of its jobs. Null: the quota does not limit that."""
+
+    job_id = fields.UUID()
+    type = fields.String()
+    tenant = fields.String()
+    effective_class = Choice(*_CLASSES)
+    job_members = fields.Integer()
+    jobs = fields.Integer(allow_none=True)
+    cpus = fields.Float(allow_none=True)
+    memory_bytes = fields.Integer(allow_none=True)
+    gpus = fields.Integer(allow_none=True)
+    gpu_memory_bytes = fields.Integer(allow_none=True)
+    made_at = fields.String()
+    expires_at = fields.String(metadata={"description": "When it ends if no further cycle keeps it."})
+
+
 class MakingRoomShown(ma.Schema):
     """A job that was told to make room, with what it still holds."""
 
@@ -86,7 +103,7 @@ class MakingRoomShown(ma.Schema):
 
 
 class PlanShown(ma.Schema):
-    """What the planner did last, and one page of each of both lists; `limit` and `offset` are of each."""
+    """What the planner did last, and one page of each list; `limit` and `offset` are of each."""
 
     cycle = fields.Nested(CycleShown, allow_none=True, metadata={"description": "Null before the first."})
     silent_seconds = fields.Float(allow_none=True, metadata={"description": "Since the planner last looked."})
@@ -95,5 +112,7 @@ class PlanShown(ma.Schema):
     reserved_jobs = fields.Integer(metadata={"description": "Jobs for which room is kept."})
     reservations_total = fields.Integer()
     reservations = fields.List(fields.Nested(ReservationShown), metadata={"description": "In the order made."})
+    quota_holds_total = fields.Integer()
+    quota_holds = fields.List(fields.Nested(QuotaHoldShown), metadata={"description": "In the order made."})
     making_room_total = fields.Integer()
     making_room = fields.List(fields.Nested(MakingRoomShown), metadata={"description": "Told to end, and ending."})

@@ -25,7 +25,8 @@ def plan(**changes: Any) -> dict[str, Any]:
     return {
         "cycle": cycle, "silent_seconds": 0.8, "late": False, "reserved_jobs": 0, "reservations_total": 0,
         "totals": {"cycles": 1000, "seconds": 20.0, "placed": 5, "refused": 1, "preempted": 2},
-        "reservations": [], "making_room_total": 0, "making_room": [], **changes,
+        "reservations": [], "quota_holds_total": 0, "quota_holds": [], "making_room_total": 0, "making_room": [],
+        **changes,
     }  # fmt: skip
 
 
@@ -84,6 +85,18 @@ def test_a_reserved_job_says_when_why_and_where() -> None:
     assert "starts now:" in text(plan(reservations=[place("one", starts_at="2026-01-01T11:59:00Z")]))
     many = [place(f"n{number}") for number in range(9)]
     assert "on n0, n1, n2, n3 and 5 more" in text(plan(reservations=many))
+
+
+def test_whose_quota_is_kept_says_how_much_of_what_it_limits() -> None:
+    one = {
+        "job_id": OTHER, "type": "train", "tenant": "vision", "effective_class": "background", "job_members": 4,
+        "jobs": 4, "cpus": None, "memory_bytes": 2**32, "gpus": 1, "gpu_memory_bytes": None,
+        "made_at": "2026-01-01T11:50:00Z", "expires_at": "2026-01-01T12:01:00Z",
+    }  # fmt: skip
+    shown = text(plan(quota_holds=[one]))
+    assert f"quotas that are kept\n{OTHER}  vision  background\n" in shown
+    assert "  4 jobs, 1 GPU, 4G of memory of its tenant's quota kept for 10m00s, until 4 members can start" in shown
+    assert "until it can start" in text(plan(quota_holds=[{**one, "job_members": 1}]))
 
 
 def test_who_makes_room_for_whom_is_told() -> None:

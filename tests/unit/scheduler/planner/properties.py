@@ -239,8 +239,8 @@ def a_lower_class_changes_nothing(planner: Planner, snapshot: Snapshot) -> None:
 def a_freed_node_delays_no_higher_job(planner: Planner, snapshot: Snapshot) -> None:
     """With any one run less, the job that stands first starts no later by the plan than it would have.
 
-    Behind the first this cannot hold: what a job in front takes of the new room may be what suited the next one. Without
-    the choice of plain jobs that gather room, which looks at who else runs.
+    Behind the first this cannot hold: what a job in front takes of the new room may be what suited the next one.
+    Without the choice of plain jobs that gather room, which looks at who else runs.
     """
     assert len(snapshot.waiting) == 1
     rules = replace(RULES, reserve_after_s=math.inf)
