@@ -72,6 +72,19 @@ def without_keeper(boxes: Lab, meanwhile: Callable[[], None]) -> ExitRecord:
     return held or boxes.ended("a1")
 
 
+def test_output_goes_on_where_it_stopped_though_the_engine_has_dropped_its_oldest(boxes: Lab) -> None:
+    """Short lines take more room in the engine's log than in the spool, so that it keeps less of them."""
+    program = (
+        "seq 150000; echo first >&2; while [ ! -e /work/go ]; do sleep 0.05; done; seq 150001 151000; echo end >&2"
+    )
+    boxes.runner.start(boxes.program("a1", ["/bin/sh", "-c", program], log_cap_bytes=1 << 21))
+    eventually(lambda: boxes.text("a1", 2) == "first\n" and boxes.text("a1", 1).endswith("150000\n"), "output")
+    record = without_keeper(boxes, (boxes.directory / "attempts" / "a1" / "work" / "go").touch)
+    assert record.exit_code == 0 and record.truncated_bytes == 0
+    assert boxes.text("a1", 1) == "".join(f"{number}\n" for number in range(1, 151_001))
+    assert boxes.text("a1", 2) == "first\nend\n"
+
+
 @pytest.mark.parametrize("script", [LONG, replace(LONG, ignores_sigterm=True)], ids=["TERM", "KILL"])
 def test_job_whose_engine_was_restarted_while_no_keeper_was_there_is_lost_and_not_failed(
     boxes: Lab, docker_engine: TestEngine, script: Script

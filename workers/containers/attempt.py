@@ -14,10 +14,9 @@ import time
 from typing import Any
 
 from workers.containers.recipe import TMP, WORK, Wanted
+from workers.containers.spool import Spool
 from workers.keeper.attempt import BLANK_RECORD, boottime
-from workers.keeper.output import Output
 from workers.keeper.spec import Spec
-from workers.spool import STDERR, STDOUT, complete_length, parse_frames
 
 PREPARING = "preparing"
 STARTING = "starting"
@@ -26,54 +25,6 @@ ENDED = "ended"
 STATE = "state.json"
 RECORD = "record.json"
 SPOOL = "spool"
-
-
-class Spool(Output):
-    """The spool file, filled from the engine's stream instead of pipes."""
-
-    __slots__ = ("said", "skip", "taken")
-
-    def __init__(self, path: str, cap_bytes: int) -> None:
-        """Nothing is printed yet, and nothing to be skipped."""
-        super().__init__(path, cap_bytes)
-        self.skip = {STDOUT: 0, STDERR: 0}
-        self.taken = {STDOUT: 0, STDERR: 0}
-        self.said = 0
-
-    def take(self, stream: int, data: bytes) -> None:
-        """Append output, but not what was taken before."""
-        skipped = min(self.skip[stream], len(data))
-        self.skip[stream] -= skipped
-        if skipped < len(data):
-            self.taken[stream] += len(data) - skipped
-            self._append(stream, data[skipped:])
-
-    def again(self) -> None:
-        """All output comes again, from its beginning: what was taken is not taken twice."""
-        self.skip = dict(self.taken)
-
-    def say(self, text: str) -> None:
-        """Append a line of the keeper's own to the job's standard error."""
-        line = f"[cfab] {text}\n".encode(errors="replace")
-        before = self.payload_bytes
-        self._append(STDERR, line)
-        self.said += self.payload_bytes - before
-
-    def resume(self, said: int) -> None:
-        """Go on with a spool that an earlier keeper left: a torn frame goes, and what is there is not taken again."""
-        try:
-            with open(self._path, "r+b") as file:
-                data = file.read()
-                whole = complete_length(data)
-                file.truncate(whole)
-        except (OSError, ValueError):
-            return
-        for frame in parse_frames(data[:whole]):
-            self.taken[frame.stream] += len(frame.payload)
-            self.payload_bytes += len(frame.payload)
-        self.taken[STDERR] = max(0, self.taken[STDERR] - said)
-        self.again()
-        self.spool_bytes, self.said = whole, said
 
 
 class Attempt:

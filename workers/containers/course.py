@@ -23,7 +23,9 @@ from workers.containers.pull_errors import ImageRefused, ImageUnavailable
 from workers.containers.recipe import LABEL_ATTEMPT, LABEL_JOB, LABEL_NODE, Wanted, container_config
 from workers.containers.rubbish import open_folders
 from workers.containers.signals import ASK_AGAIN_S, Signals
+from workers.containers.spool import HEAD_BYTES
 from workers.keeper.attempt import boottime
+from workers.spool import STDERR, STDOUT
 
 DRAIN_S = 10.0
 LATE_S = (0.0, 10.0, 50.0, 540.0)
@@ -159,6 +161,25 @@ class Course:
         thread.start()
         return thread
 
+    def read_again(self, attempt: Attempt) -> tuple[threading.Thread, Output]:
+        """Read what the engine has of a container's output and what comes, less what was read. Raises EngineError."""
+        heads = self._heads(attempt.container)
+        output = self._engine.logs(attempt.container)
+        with self._book.lock:
+            attempt.output.again(heads)
+        return self.read(attempt, output), output
+
+    def _heads(self, container: str) -> dict[int, bytes]:
+        """What the engine's log of each stream begins with."""
+        heads = {STDOUT: b"", STDERR: b""}
+        logs = self._engine.logs(container, follow=False)
+        for stream, payload in logs:
+            heads[stream] = (heads[stream] + payload)[:HEAD_BYTES]
+            if all(len(head) == HEAD_BYTES for head in heads.values()):
+                break
+        logs.close()
+        return heads
+
     def follow(self, attempt: Attempt, reader: threading.Thread, output: Output) -> None:
         """Lead a started container to its end."""
         info = self._look(attempt)
@@ -206,13 +227,10 @@ class Course:
         if reader.is_alive():
             return reader, output
         try:
-            again = self._engine.logs(attempt.container)
+            return self.read_again(attempt)
         except EngineError as exc:
             complain(f"the output of attempt {attempt.id} cannot be read: {exc}")
             return reader, output
-        with self._book.lock:
-            attempt.output.again()
-        return self.read(attempt, again), again
 
     def _look(self, attempt: Attempt) -> dict[str, Any] | None:
         """What the engine knows of a container, asked until it answers; None when it is gone."""

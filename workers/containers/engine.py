@@ -150,9 +150,9 @@ class Engine:
         query = {"stream": 1, "stdout": 1, "stderr": 1}
         return Output(*self._open("POST", f"/containers/{container}/attach", query, None, None, None))
 
-    def logs(self, container: str) -> Output:
-        """All that a container has printed and prints from now on."""
-        query = {"follow": 1, "stdout": 1, "stderr": 1}
+    def logs(self, container: str, follow: bool = True) -> Output:
+        """What the engine has kept of what a container printed, and with `follow` what it prints from now on."""
+        query = {"follow": int(follow), "stdout": 1, "stderr": 1}
         return Output(*self._open("GET", f"/containers/{container}/logs", query, None, None, None))
 
     def wait(self, container: str) -> None:

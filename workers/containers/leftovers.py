@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from typing import Any
 
 from workers.containers.attempt import ENDED, PREPARING, RECORD, STATE, Attempt, read_noted
 from workers.containers.book import complain
-from workers.containers.engine import Engine, EngineError
+from workers.containers.engine import Engine, EngineAway, EngineError
 from workers.containers.jobs import Jobs
 from workers.containers.recipe import LABEL_ATTEMPT, LABEL_NODE
 from workers.containers.rubbish import remove_tree
+from workers.containers.signals import ASK_AGAIN_S
 from workers.keeper.spec import Spec
 
 
@@ -32,7 +34,7 @@ def recover(jobs: Jobs, engine: Engine) -> None:
         attempt.container = containers.get(name, "")
         if attempt.container and attempt.state != PREPARING:
             del containers[name]
-            jobs.course.lead(attempt, lambda one: _resume(jobs, engine, one))
+            jobs.course.lead(attempt, lambda one: _resume(jobs, one))
         else:
             _lose(jobs, attempt)
     for name, container in containers.items():
@@ -70,9 +72,15 @@ def _of_record(noted: dict[str, Any], blank: dict[str, Any]) -> dict[str, Any]:
     return {name: noted[name] for name in blank if name in noted}
 
 
-def _resume(jobs: Jobs, engine: Engine, attempt: Attempt) -> None:
-    output = engine.logs(attempt.container)
-    jobs.course.follow(attempt, jobs.course.read(attempt, output), output)
+def _resume(jobs: Jobs, attempt: Attempt) -> None:
+    while True:
+        try:
+            reader, output = jobs.course.read_again(attempt)
+            break
+        except EngineAway as exc:
+            complain(f"the output of attempt {attempt.id} cannot be read: {exc}; asking again")
+            time.sleep(ASK_AGAIN_S)
+    jobs.course.follow(attempt, reader, output)
 
 
 def _lose(jobs: Jobs, attempt: Attempt) -> None:
