@@ -23,7 +23,7 @@ def may_idle(tx: Tx, at_most_s: float) -> None:
     tx.rows(
         """SELECT set_config('idle_in_transaction_session_timeout', %(ms)s, true),
             set_config('tcp_keepalives_idle', '10', true), set_config('tcp_keepalives_interval', '5', true),
-            set_config('tcp_keepalives_count', '3', true)""",
+            set_config('tcp_keepalives_count', '3', true), set_config('tcp_user_timeout', '30000', true)""",
         {"ms": f"{round(at_most_s * 1000)}ms"},
     )
 
