@@ -9,6 +9,8 @@ from typing import Any
 import marshmallow as ma
 from marshmallow import fields
 
+from app.domain.amounts import digits
+
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _DIGITS = re.compile(r"-?[0-9]{1,18}")
 
@@ -123,6 +125,7 @@ class Number(_Plain, fields.Float):
         if not number or not self._least <= value <= self._most or (self._above and value == self._least):
             bound = "more than" if self._above else "at least"
             raise ma.ValidationError(
-                f"must be a number, {bound} {self._least:g} and at most {self._most:g}, not {shown(value)}"
+                f"must be a number, {bound} {digits(self._least)} and at most {digits(self._most)}, "
+                f"not {digits(value)[:60] if number else shown(value)}"
             )
         return value

@@ -190,7 +190,7 @@ def _amount(name: str, value: float) -> str:
         return f"{value / 1024:.4g} GiB" if value >= 1024 else f"{value:g} MiB"
     if name == "gpu_memory_mb":
         return f"{value / 1000:.4g} GB" if value >= 1000 else f"{value:g} MB"
-    return f"{value:g}"
+    return f"{value:.15g}"
 
 
 def _row(tenant: Mapping[str, Any]) -> tuple[str, ...]:

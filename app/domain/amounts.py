@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime
 
-from app.domain.resources import Resources
+from app.domain.resources import MIB, Resources
 from app.domain.tenant import amount
+
+MB, GIB = 10**6, 2**30
 
 
 def counted(number: int, word: str) -> str:
@@ -13,12 +16,26 @@ def counted(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
 
 
+def digits(number: float) -> str:
+    """A number in digits, without an exponent; one of more than 30 digits as Python writes it."""
+    if abs(number) >= 1e30 or not math.isfinite(number):
+        return repr(number)
+    return f"{number:.0f}" if number == int(number) else f"{number:.15g}"
+
+
+def gpu_memory(size_bytes: int) -> str:
+    """Memory of a GPU as it was asked for: 20 GiB where it is whole MiB and no whole MB, else as on the card, 80 GB."""
+    if size_bytes % MIB or not size_bytes % MB:
+        return f"{size_bytes / 1e9:.6g} GB"
+    return f"{size_bytes / GIB:.6g} GiB" if size_bytes >= GIB else f"{size_bytes // MIB} MiB"
+
+
 def gpus(need: Resources) -> str:
     """The GPUs of a share, with what each must have."""
     model = f"{need.gpu_model} " if need.gpu_model else ""
     if need.gpu_shared:
-        return f"{need.gpu_memory_bytes / 1e9:.6g} GB of a shared {model}GPU"
-    each = f" with {need.gpu_memory_bytes / 1e9:.6g} GB or more" if need.gpu_memory_bytes else ""
+        return f"{gpu_memory(need.gpu_memory_bytes)} of a shared {model}GPU"
+    each = f" with {gpu_memory(need.gpu_memory_bytes)} or more" if need.gpu_memory_bytes else ""
     return f"{counted(need.gpus, f'{model}GPU')}{each}"
 
 

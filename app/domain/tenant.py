@@ -153,7 +153,7 @@ def _problems(changes: Mapping[str, Any]) -> Iterator[FieldProblem]:
         elif name == "tier" and value not in tuple(Tier):
             yield FieldProblem(name, f"must be one of {', '.join(Tier)}, not {ascii(value)[:60]}")
         elif name == "weight" and not (math.isfinite(value) and 0 < value <= MAX_WEIGHT):
-            yield FieldProblem(name, f"must be a number above 0 and at most {MAX_WEIGHT:g}, not {value}")
+            yield FieldProblem(name, f"must be a number above 0 and at most {MAX_WEIGHT:.0f}, not {value}")
         elif name in {"email", "organization"} and not _one_line(value):
             yield FieldProblem(name, f"must have 1 to {MAX_TEXT} printable characters")
 

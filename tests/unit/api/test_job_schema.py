@@ -51,3 +51,17 @@ def test_both_ways_agree(job: dict[str, Any]) -> None:
         assert caught.value.normalized_messages() == {0: refusal.normalized_messages()}
     else:
         assert BulkAsked(many=True).load([job]) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("timeout_seconds", 3.599999999999964e17, "at most 31622400, not 359999999999996416"),
+        ("timeout_seconds", True, "not True"),
+        ("timeout_seconds", "9", "not '9'"),
+    ],
+)
+def test_numbers_in_refusals_have_no_exponent(field: str, value: object, words: str) -> None:
+    with pytest.raises(ma.ValidationError) as caught:
+        JobAsked().load({"type": "t", "priority": "background", "script": "true", field: value})
+    assert words in str(caught.value.normalized_messages()[field])

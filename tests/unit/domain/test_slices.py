@@ -105,3 +105,25 @@ def test_a_fabric_that_shares_no_gpu_is_explained() -> None:
 
 def test_a_slice_in_words() -> None:
     assert amounts.gpus(piece(20, "A100")) == "20 GB of a shared A100 GPU"
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        (20 * 2**30, "20 GiB"), (512 * 2**20, "512 MiB"), (80 * 10**9, "80 GB"), (16_000 * 10**6, "16 GB"),
+        (16 * 10**8, "1.6 GB"), (1, "1e-09 GB"), (2**20 * 10**6, "1048.58 GB"),
+    ],
+)  # fmt: skip
+def test_memory_of_gpus_is_told_in_the_unit_it_was_asked_in(asked: int, words: str) -> None:
+    assert amounts.gpu_memory(asked) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (31_622_400.0, "31622400"), (3.599999999999964e17, "359999999999996416"), (0.1, "0.1"), (2, "2"),
+        (1048576, "1048576"), (1e300, "1e+300"), (float("inf"), "inf"),
+    ],
+)  # fmt: skip
+def test_numbers_have_no_exponent(number: float, words: str) -> None:
+    assert amounts.digits(number) == words
