@@ -208,7 +208,7 @@ def mark_offline(tx: Tx, silent_s: float) -> list[str]:
 
 
 def list_nodes(tx: Tx, kinds: Sequence[str], seen_within_s: float) -> Sequence[Row]:
-    """Nodes seen lately with their latest active job and how many attempts they have ended."""
+    """Nodes seen lately with their latest active job and how many attempts have completed on them."""
     return tx.rows(
         """SELECT n.*, u.completed, j.job_id, j.type FROM node n
         LEFT JOIN LATERAL (SELECT COALESCE(sum(completed), 0)::bigint AS completed FROM usage

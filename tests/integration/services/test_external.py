@@ -254,6 +254,18 @@ def test_an_executor_is_seen_with_its_job(fabric: Fabric) -> None:
     assert (seen.current_job_id, seen.job_type, seen.jobs_completed) == (None, None, 1)
 
 
+def test_only_what_completed_counts_as_completed(fabric: Fabric) -> None:
+    for completed in (False, True):
+        fabric.submit(binary_job())
+        finish(fabric, claimed(fabric), completed=completed)
+    fabric.submit(binary_job())
+    claimed(fabric)
+    fabric.expire()
+    fabric.reap()
+    (seen,) = executors(fabric.db)
+    assert seen.jobs_completed == 1
+
+
 def test_quotas_bind_external_executors_too(fabric: Fabric) -> None:
     tenant = fabric.add_tenant(quota_jobs=1)
     fabric.submit(binary_job(), binary_job(), tenant=tenant)
