@@ -109,6 +109,9 @@ def test_the_agents_login_can_do_its_work_and_no_more(
 ) -> None:
     upgrade(database_url)
     submit(db, settings, DEFAULT_TENANT, [_request()])
+    with db.transaction() as tx:
+        # Of a finite quota a claim reads what is kept as well.
+        tx.run("UPDATE tenant SET quota_jobs = 2")
     agent = Database(servers.agent_url(database_url), pool_size=2)
     try:
         incarnation = register(agent, NodeOffer("n1", 4, 4000, GIB), 60).incarnation
@@ -125,6 +128,7 @@ def test_the_agents_login_can_do_its_work_and_no_more(
             "INSERT INTO job_spec (job_id, runner, cpus_milli, memory_bytes, grace_s)"
             f" VALUES ('{uuid4()}', 'process', 1, 1, 1)",
             "TRUNCATE log_chunk",
+            "DELETE FROM quota_hold",
             "UPDATE event SET state = 4",
         ):
             with pytest.raises(ProgrammingError, match="permission denied"), agent.transaction() as tx:
