@@ -84,15 +84,16 @@ def show(*, client: Client, as_json: bool, name: str) -> ExitCode:
 
 @command.command("drain")
 @click.argument("name")
-@click.option("--reason", default="", help="Why; shown to everyone who asks about the node.")
+@click.option("--reason", help="Why; shown to everyone who asks about the node. Default: as it drains already.")
 @click.option(
     "--deadline", type=Wait(), metavar="TIME", help="Then what still runs is stopped and runs elsewhere, such as 30m."
 )
 @whole_fabric_command
-def drain(*, client: Client, as_json: bool, name: str, reason: str, deadline: float | None) -> ExitCode:
+def drain(*, client: Client, as_json: bool, name: str, reason: str | None, deadline: float | None) -> ExitCode:
     """Give a node no more jobs until `cfab nodes resume`; without --deadline its jobs run to their end."""
     seconds = None if deadline is None else round(deadline)
-    return _print(client.change_node("POST", name, "/drain", reason=reason, deadline_seconds=seconds), as_json)
+    asked = {"deadline_seconds": seconds, **({} if reason is None else {"reason": reason})}
+    return _print(client.change_node("POST", name, "/drain", **asked), as_json)
 
 
 @command.command("resume")

@@ -281,7 +281,9 @@ def _no_gpu(order: Sequence[tuple[NodeNow, Fit]], need: Resources, numbers: dict
 def _no_nodes(nodes: Sequence[NodeNow], numbers: dict[str, Any]) -> Cause:
     if not nodes:
         return Cause(Code.NO_NODES, "No node has ever joined: start one with `cfab worker`.", numbers)
-    return Cause(Code.NO_NODES, f"No node is live: {_away(nodes)}.", {**numbers, "names": [n.id for n in nodes[:20]]})
+    # One that drains is live and runs its jobs to their end.
+    what = "takes jobs" if any(node.state == "draining" for node in nodes) else "is live"
+    return Cause(Code.NO_NODES, f"No node {what}: {_away(nodes)}.", {**numbers, "names": [n.id for n in nodes[:20]]})
 
 
 def _busy(order: Sequence[tuple[NodeNow, Fit]], ask: Ask, numbers: dict[str, Any]) -> Cause:

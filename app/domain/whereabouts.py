@@ -23,6 +23,7 @@ class JobNow:
     node_id: str | None = None
     stop_cause: StopCause | None = None
     stop_by: str | None = None
+    stop_reason: str | None = None
     started_at: datetime | None = None
     claimed_at: datetime | None = None
     finished_at: datetime | None = None
@@ -74,8 +75,14 @@ def _ended(job: JobNow) -> Cause:
     after = f" after {amounts.counted(job.attempt, 'attempt')}" if job.attempt > 1 else ""
     told = f": {job.message}" if job.message else ""
     numbers = {"exit_code": job.exit_code, "signal": job.signal, "attempts": job.attempt, "outcome": job.last_outcome}
-    word = job.state.word if code != Code.CANCELLED else f"was {job.state.word}"
-    return Cause(code, f"The job {word}{end}{when}{after}{told}.", numbers)
+    if code != Code.CANCELLED:
+        return Cause(code, f"The job {job.state.word}{end}{when}{after}{told}.", numbers)
+    if not job.stop_by or (job.message and job.message == job.stop_reason):
+        return Cause(code, f"The job was cancelled{end}{when}{after}{told}.", numbers)
+    # Its message says how the last attempt ended, which is not why.
+    why = f": {job.stop_reason}" if job.stop_reason else ""
+    how = f" ({job.message})" if job.message else ""
+    return Cause(code, f"The job was cancelled by {job.stop_by}{when}{after}{why}{how}.", numbers)
 
 
 def _end(job: JobNow) -> str:

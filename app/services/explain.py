@@ -260,6 +260,7 @@ def _job_now(row: Row) -> JobNow:
         node_id=row.node_id,
         stop_cause=None if row.stop_cause is None else StopCause(row.stop_cause),
         stop_by=row.stop_by,
+        stop_reason=row.stop_reason,
         started_at=row.attempt_started_at,
         claimed_at=row.claimed_at,
         finished_at=row.finished_at,

@@ -130,11 +130,11 @@ def get_node(db: Database, name: str) -> NodeDetail:
         return _get(tx, name)
 
 
-def drain(db: Database, name: str, reason: str, by: str, deadline_s: float | None = None) -> NodeDetail:
+def drain(db: Database, name: str, reason: str | None, by: str, deadline_s: float | None = None) -> NodeDetail:
     """The node takes nothing more. What runs goes on, up to `deadline_s` from now; then it is stopped, uncharged.
 
-    Holds until `resume`, through restarts of agent and host. Ordered again, it has the new reason and deadline. The
-    node is to be woken after this. Raises NotFound.
+    Holds until `resume`, through restarts of agent and host. Ordered again, it has the new deadline, and the new
+    reason unless that is None. The node is to be woken after this. Raises NotFound.
     """
     with db.transaction("drain") as tx:
         if not stored.drain(tx, name, reason, by, deadline_s):

@@ -75,13 +75,17 @@ def see(tx: Tx, node_id: str, incarnation: UUID, gpus: Sequence[Mapping[str, Any
     )
 
 
-def drain(tx: Tx, node_id: str, reason: str, by: str, deadline_s: float | None) -> bool:
-    """The node takes no jobs from now on; whether it exists. Said again, it keeps the time it began."""
+def drain(tx: Tx, node_id: str, reason: str | None, by: str, deadline_s: float | None) -> bool:
+    """The node takes no jobs from now on; whether it exists. Said again, it keeps the time it began.
+
+    Without a reason (None) it keeps that too.
+    """
     return (
         tx.run(
             """UPDATE node SET drain_at = CASE WHEN state = 'draining' AND drain_at IS NOT NULL THEN drain_at
                     ELSE clock_timestamp() END,
-                state = 'draining', drain_reason = %(reason)s, drain_by = %(by)s,
+                drain_reason = COALESCE(%(reason)s, CASE WHEN state = 'draining' THEN drain_reason END, ''),
+                state = 'draining', drain_by = %(by)s,
                 drain_deadline = clock_timestamp() + make_interval(secs => %(deadline)s::float8)
             WHERE id = %(id)s""",
             {"id": node_id, "reason": reason, "by": by, "deadline": deadline_s},

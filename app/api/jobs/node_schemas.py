@@ -51,7 +51,12 @@ class DrainAsked(StrictSchema):
 
     optional_body = True
 
-    reason = Text(least=0, most=500, load_default="", metadata={"example": "new driver"})
+    reason = Text(
+        least=0,
+        most=500,
+        load_default=None,
+        metadata={"example": "new driver", "description": "None given: a node that drains keeps the one it has."},
+    )
     deadline_seconds = Whole(
         0,
         MONTH_S,

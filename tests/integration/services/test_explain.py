@@ -189,10 +189,10 @@ def test_without_any_node_it_says_so(fabric: Fabric) -> None:
     assert message(fabric, job_id) == "No node has ever joined: start one with `cfab worker`."
     fabric.add_node("n1")
     set_draining(fabric.db, "n1", True)
-    assert message(fabric, job_id) == "No node is live: n1 is draining."
+    assert message(fabric, job_id) == "No node takes jobs: n1 is draining."
     fabric.add_node("n2")
     fabric.sql("UPDATE node SET last_seen_at = now() - interval '1 hour' WHERE id = 'n2'")
-    assert message(fabric, job_id) == "No node is live: n1 is draining and n2 is offline."
+    assert message(fabric, job_id) == "No node takes jobs: n1 is draining and n2 is offline."
 
 
 def test_a_missing_runner_is_named(fabric: Fabric, node: Node) -> None:

@@ -41,6 +41,11 @@ def test_a_second_order_changes_reason_and_deadline_but_not_since_when(fabric: F
     assert first is not None and second is not None
     assert (second.reason, second.by, second.deadline) == ("b", "other", None)
     assert second.since == first.since
+    third = operate.drain(fabric.db, node.id, None, "other", 60).drain
+    assert third is not None and third.reason == "b"
+    assert operate.drain(fabric.db, node.id, "", "other").drain.reason == ""  # type: ignore[union-attr]
+    operate.resume(fabric.db, node.id, 60)
+    assert operate.drain(fabric.db, node.id, None, "other").drain.reason == ""  # type: ignore[union-attr]
 
 
 def test_jobs_run_on_until_the_deadline_then_they_are_stopped_and_wait_again_uncharged(fabric: Fabric) -> None:

@@ -68,3 +68,12 @@ def test_a_server_that_goes_away_hides_nothing(answers: Answers) -> None:
     assert [job["id"] for job in json.loads(done.stdout)] == [A]
     assert json.loads(done.stderr)["error"] == f"{B}: The database is away"
     assert [one.path for one in answers.asked] == [f"/jobs/{A}", f"/jobs/{B}"]
+
+
+def test_a_wait_that_gives_up_says_after_how_long(answers: Answers) -> None:
+    answers.given["GET", f"/jobs/{A}"] = (200, {"id": A, "status": "running"})
+
+    done = cfab(answers, "wait", A, "--timeout", "0.15")
+
+    assert done.exit_code == ExitCode.TIMEOUT
+    assert done.stderr == f"cfab: job {A} is still running after 0.15 s\n"
