@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -83,3 +84,29 @@ def test_container_that_the_engine_makes_without_an_answer_is_removed(
     assert "timed out" in keeper.run("a1", "true")["node_fault"]
     eventually(lambda: len(removed) == 4, "the last look")
     assert docker_engine.engine.labelled(f"cfab.node={keeper.jobs.name}") == []
+
+
+def test_kill_that_is_asked_for_again_and_again_is_sent_by_one_thread(here: Open, docker_engine: TestEngine) -> None:
+    """As a keeper that closes does while its engine is away."""
+    back = threading.Event()
+
+    class Away(Engine):
+        def signal(self, container: str, name: str) -> None:
+            if not back.is_set():
+                raise EngineAway("the Docker Engine does not answer")
+            super().signal(container, name)
+
+    keeper = here(Away(docker_engine.socket))
+    keeper.start("a1", "sleep", "1000")
+    eventually(lambda: any(one["event"] == "started" for one in keeper.events), "start")
+    with keeper.jobs.lock:
+        # Else the kernel would end it at once.
+        attempt = keeper.jobs.attempts["a1"]
+        os.close(attempt.init_pidfd)
+        attempt.init_pidfd = -1
+    for _ in range(50):
+        keeper.jobs.kill_all("keeper_shutdown")
+    assert [thread.name for thread in threading.enumerate()].count("SIGKILL a1") == 1
+    back.set()
+    record = keeper.ended("a1")
+    assert (record["signal"], record["stop_cause"]) == (9, "keeper_shutdown")

@@ -88,7 +88,9 @@ class Jobs(Book):
             attempt = self._signallable(attempt_id)
             if attempt is not None:
                 attempt.record["stop_cause"] = attempt.record["stop_cause"] or cause
-                self._signals.kill(attempt)
+                # One that was sent is sent until the engine takes it: a keeper that closes asks for it at each tick.
+                if not attempt.kill_sent:
+                    self._signals.kill(attempt)
 
     def kill_all(self, cause: str) -> None:
         """SIGKILL every live attempt."""
