@@ -210,7 +210,9 @@ class Client(ArrayCalls, PlanCalls):
                 away_since = time.monotonic() if away_since is None else away_since
                 if failure.code is not ExitCode.UNREACHABLE or time.monotonic() - away_since > 30.0:
                     raise
-        raise Failure(ExitCode.TIMEOUT, f"{name} is still {seen or 'unknown'} after {round(timeout_s or 0.0, 3):.15g} s")
+        raise Failure(
+            ExitCode.TIMEOUT, f"{name} is still {seen or 'unknown'} after {round(timeout_s or 0.0, 3):.15g} s"
+        )
 
     def _occasions(self, job_id: str | None, deadline: float | None) -> Iterator[None]:
         """The moments at which to look at a job, until `deadline`: soon and often, then when the server tells of news.

@@ -45,7 +45,9 @@ class _Bearer(requests.auth.AuthBase):
 class Connection:
     """One server. Methods raise Failure with the exit code that fits: unreachable, refused, not found."""
 
-    def __init__(self, server_url: str, token: str = "") -> None:
+    def __init__(self, server_url: str, token: str = "", patience_s: float = READ_TIMEOUT_S) -> None:
+        """`patience_s` is how long it waits for an answer to begin."""
+        self._timeouts_s = (min(CONNECT_TIMEOUT_S, patience_s), patience_s)
         self.server_url = server_url.rstrip("/")
         parts = urlsplit(self.server_url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -78,9 +80,7 @@ class Connection:
         url = self._base + path
         try:
             # A redirect could carry a submit elsewhere as a GET; the API never sends one.
-            answer = self._http.request(
-                method, url, timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S), allow_redirects=False, **options
-            )
+            answer = self._http.request(method, url, timeout=self._timeouts_s, allow_redirects=False, **options)
         except (requests.exceptions.InvalidURL, requests.exceptions.InvalidHeader) as exc:
             raise Failure(ExitCode.USAGE, f"cannot ask {url}: {exc}") from exc
         except requests.exceptions.InvalidJSONError as exc:

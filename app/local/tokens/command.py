@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ParamSpec
 
 import click
 
-from app.cli.failure import ExitCode
+from app.cli.client import Client, token_of
+from app.cli.failure import ExitCode, Failure
 from app.cli.options import Duration
 from app.local.data import DataDirectory
 from app.local.failure import StackError
@@ -22,6 +24,7 @@ from config.settings import Settings, SettingsError, load_settings
 P = ParamSpec("P")
 ROLES = ("user", "executor", "operator", "admin")
 LONGEST_S = 366 * 86_400.0
+PATIENCE_S = 3.0
 
 _DATA = click.option("--data", type=click.Path(path_type=Path), help="Data of the stack; default: CFAB_DATA_DIR.")
 _KEY = click.option("--key", type=click.Path(path_type=Path), help="A private key (PEM) instead of the stack's.")
@@ -99,7 +102,24 @@ def create(
         click.echo(json.dumps(told))
         return
     click.echo(made.token)
-    click.echo(f"valid until {ends}, once there is a tenant {tenant!r}", err=True)
+    click.echo(f"valid until {ends}{_unless(_is_there(settings, data or context.obj, tenant), tenant)}", err=True)
+
+
+def _unless(there: bool | None, tenant: str) -> str:
+    """What a token waits for besides."""
+    if there is None:
+        return f", if there is a tenant {tenant!r}"
+    return "" if there else f", once there is a tenant {tenant!r}: `cfab tenant create` makes it"
+
+
+def _is_there(settings: Settings, data: Path | None, tenant: str) -> bool | None:
+    """Whether the fabric that these settings name has the tenant; None where it cannot be asked now."""
+    try:
+        token = token_of(replace(settings, data_dir=_root(settings, data)), settings.server_url)
+        Client(settings.server_url, token, PATIENCE_S).tenant(tenant)
+    except Failure as failure:
+        return False if failure.code is ExitCode.NOT_FOUND else None
+    return True
 
 
 @command.command("rotate")

@@ -230,6 +230,15 @@ class TestStack:
         assert self.status(stack, made("create", "--tenant", "nobody", "--role", "user", "--data", data)) == 403
         assert self.status(stack, made("--data", data)) == 200
 
+    def test_says_what_a_token_waits_for(self, stack: Fabric) -> None:
+        def told(tenant: str, server: str = stack.url) -> str:
+            words = ("create", "--tenant", tenant, "--role", "user", "--data", str(stack.data))
+            return cfab(*words, CFAB_SERVER_URL=server).stderr.strip()
+
+        assert told("default").endswith("Z")
+        assert told("nobody").endswith("Z, once there is a tenant 'nobody': `cfab tenant create` makes it")
+        assert told("default", "http://127.0.0.1:1").endswith("Z, if there is a tenant 'default'")
+
     def test_follows_a_rotation_at_once(self, stack: Fabric) -> None:
         create = ("create", "--tenant", "default", "--role", "user", "--data", str(stack.data))
         old = made(*create)
