@@ -17,6 +17,7 @@ from scheduler.planner.outcome import Note, QuotaHold
 from scheduler.planner.snapshot import Rules, Running, Snapshot, Waiting
 
 _by_age = attrgetter("waiting_since", "queue_seq")
+_UNLIMITED = Room()
 
 
 class Quotas:
@@ -35,6 +36,10 @@ class Quotas:
             QuotaHold(tenant, job.job_id, charge_of(job.shape, job.members)) for tenant, job in self._kept.items()
         )
         self._waits = dict(self._kept)
+        # What others of the tenant have: worked out once, for every waiting job asks.
+        self._beside = dict(self._rooms)
+        for tenant in self._kept:
+            self._weigh(tenant)
 
     def is_kept_for(self, job: Waiting) -> bool:
         """Whether the quota of its tenant is kept for this job."""
@@ -54,7 +59,7 @@ class Quotas:
         """What of its tenant's quota keeps the job from starting now."""
         if self.have_room(job):
             return None
-        whole, waits = self._rooms.get(job.tenant_id, Room()), self._waits.get(job.tenant_id)
+        whole, waits = self._rooms.get(job.tenant_id, _UNLIMITED), self._waits.get(job.tenant_id)
         if whole is None:
             return Note("undecided")
         if waits is None:
@@ -64,21 +69,25 @@ class Quotas:
     def charge(self, job: Waiting) -> None:
         """The job gets what it needs; what was kept for it is that, and is not counted a second time."""
         room = self._rooms.get(job.tenant_id)
-        if room is not None and room != Room():
+        if room is not None and room != _UNLIMITED:
             self._rooms[job.tenant_id] = room.less(job.shape, job.members)
         if self.is_kept_for(job):
             self._waits.pop(job.tenant_id, None)
+        self._weigh(job.tenant_id)
 
     def _room(self, job: Waiting) -> Room | None:
-        room, waits = self._rooms.get(job.tenant_id, Room()), self._waits.get(job.tenant_id)
-        if room is None or waits is None or waits.job_id == job.job_id:
-            return room
-        return room.less(waits.shape, waits.members)
+        waits = self._waits.get(job.tenant_id) if self._waits else None
+        own = waits is not None and waits.job_id == job.job_id
+        return (self._rooms if own else self._beside).get(job.tenant_id, _UNLIMITED)
+
+    def _weigh(self, tenant: UUID) -> None:
+        room, waits = self._rooms.get(tenant, _UNLIMITED), self._waits.get(tenant)
+        self._beside[tenant] = room if room is None or waits is None else room.less(waits.shape, waits.members)
 
 
 def _kept(snapshot: Snapshot, before: float, fits: Callable[[Waiting], bool]) -> dict[UUID, Waiting]:
     """For whom the quota of each tenant is kept, in the order of their ages."""
-    bounded = {tenant for tenant, view in snapshot.tenants.items() if view.room not in (None, Room())}
+    bounded = {tenant for tenant, view in snapshot.tenants.items() if view.room not in (None, _UNLIMITED)}
     old = (job for job in snapshot.waiting if job.waiting_since <= before and job.tenant_id in bounded)
     oldest: dict[UUID, Waiting] = {}
     for job in sorted(old, key=_by_age) if bounded else ():

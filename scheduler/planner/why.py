@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 
 from app.domain.policy import Room
 from app.domain.tenant import charge_of
@@ -19,8 +18,8 @@ from scheduler.planner.snapshot import Rules, Waiting
 
 def quota(room: Room, job: Waiting) -> Note:
     """Its tenant may hold less than the job needs; the first such limit."""
-    limits = asdict(room)
-    for name, ask in asdict(charge_of(job.shape)).items():
+    limits = vars(room)
+    for name, ask in vars(charge_of(job.shape)).items():
         if limits[name] is not None and ask and limits[name] < ask * job.members:
             return Note("quota", {"limit": name, "needs": ask * job.members, "left": limits[name]})
     return Note("quota")
@@ -35,7 +34,7 @@ def quota_behind(room: Room, first: Waiting, job: Waiting) -> Note:
     """What its tenant's quota has left is kept for `first`, or too little is beside that."""
     numbers = quota(room.less(first.shape, first.members), job).numbers
     name = str(numbers["limit"])
-    left, kept = asdict(room)[name], asdict(charge_of(first.shape, first.members))[name]
+    left, kept = vars(room)[name], vars(charge_of(first.shape, first.members))[name]
     return Note("quota_behind", {**numbers, "left": left, "kept": kept, "job": str(first.job_id)})
 
 
