@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from celery.platforms import SecurityWarning
@@ -22,6 +23,7 @@ from app.storage.faults import parse_faults
 from config.celery import CLASS_QUEUES, bell_queue, node_queue
 from config.logs import set_up_logging
 from config.settings import Settings, SettingsError
+from workers.again import Again
 from workers.agent import heart
 from workers.agent.agent import Agent
 from workers.agent.capacity import host_identity
@@ -30,7 +32,7 @@ from workers.agent.step import install
 from workers.artifacts import ArtifactCache, CacheUnusable, FetchPolicy
 from workers.runners.base import RunnerError
 from workers.runners.composite import Runners
-from workers.runners.container import ContainerOptions, ContainerRunner
+from workers.runners.container import ContainerOptions, ContainerRunner, check_engine
 from workers.runners.keeper_client import KeeperOptions
 from workers.runners.process import ProcessRunner
 from workers.sandbox.detect import SandboxUnavailable, detect
@@ -41,8 +43,11 @@ EXIT_SETUP = 2
 AGENT_WAIT_S = 20
 
 
-def build_agent(settings: Settings) -> Agent:
-    """The agent of this host with its runner, cache and database login. Starts a keeper where none serves."""
+def build_agent(settings: Settings) -> tuple[Agent, Again]:
+    """The agent of this host with its runner, cache and database login, and what begins anew when it sees more.
+
+    Starts a keeper where none serves.
+    """
     plan = detect(settings.sandbox, uid_base=settings.job_uid_base, network=settings.job_network)
     for warning in plan.warnings:
         log.warning("%s", warning)
@@ -63,7 +68,8 @@ def build_agent(settings: Settings) -> Agent:
             bwrap=plan.bwrap,
         )
     )
-    containers = _containers(settings, root / "containers")
+    containers, away = _containers(settings, root / "containers")
+    both = Runners(runner, containers) if containers else runner
     secrets = [Path(settings.registry_credentials_dir)] if settings.registry_credentials_dir else []
     hide = tuple(str(p) for p in (root / "cache", settings.data_dir.expanduser(), *secrets) if p.exists())
     db = Database(
@@ -72,35 +78,41 @@ def build_agent(settings: Settings) -> Agent:
         faults=parse_faults(settings.faults) if settings.faults else None,
     )  # fmt: skip
     confinement = Confinement(plan.sandbox, settings.job_network, hide)
-    return Agent(
-        db, settings, Runners(runner, containers) if containers else runner, cache, Ringer(settings), confinement,
-        host_identity(str(root)), ("process", "container") if containers else ("process",), stale=_end_this_process,
+    agent = Agent(
+        db, settings, both, cache, Ringer(settings), confinement, host_identity(str(root)),
+        ("process", "container") if containers else ("process",), _end_this_process, ("container",) if away else (),
     )  # fmt: skip
+    return agent, Again(agent, partial(check_engine, _engine_of(settings)) if away else both.attach, _end_this_process)
 
 
-def _containers(settings: Settings, directory: Path) -> ContainerRunner | None:
+def _containers(settings: Settings, directory: Path) -> tuple[ContainerRunner | None, bool]:
     """The runner of containers; None where there is to be none, or no Docker Engine answers.
 
-    Raises RunnerError where one is required, or where containers of an earlier worker may still run.
+    And whether containers of an earlier worker may still run unseen. Raises RunnerError where one is required.
     """
     left = (directory / "attempts").is_dir() and any((directory / "attempts").iterdir())
     if settings.container_runtime == "off" and not left:
-        return None
+        return None, False
     options = ContainerOptions(
         directory=directory,
-        engine=settings.docker_host.removeprefix("unix://"),
+        engine=_engine_of(settings),
         max_image_bytes=settings.container_images_max_bytes,
     )
     try:
-        return ContainerRunner(options)
+        return ContainerRunner(options), False
     except RunnerError as exc:
-        if left:
-            # Without the engine nobody can know whether they run; to hand them to other nodes would run them twice.
-            raise RunnerError(f"{exc}; an earlier worker has left containers there: start that engine again") from exc
         if settings.container_runtime == "required":
             raise
-        log.info("this node runs no containers: %s", exc)
-        return None
+        if left:
+            # Without the engine nobody can know whether they run; to hand them to other nodes would run them twice.
+            log.warning("%s; jobs that an earlier worker left in containers are left to their leases till then", exc)
+        else:
+            log.info("this node runs no containers: %s", exc)
+        return None, left
+
+
+def _engine_of(settings: Settings) -> str:
+    return settings.docker_host.removeprefix("unix://")
 
 
 def _take_node(root: Path) -> None:
@@ -121,13 +133,21 @@ def run(settings: Settings, argv: Sequence[str] = ()) -> int:
     try:
         if not settings.agent_url:
             raise SettingsError("CFAB_DATABASE_URL (or CFAB_AGENT_DATABASE_URL) must be set")
-        agent = build_agent(settings)
+        agent, again = build_agent(settings)
     except (SettingsError, SandboxUnavailable, RunnerError, CacheUnusable, FabricError, OSError) as exc:
         print(f"cfab worker: {exc}", file=sys.stderr)
         return EXIT_SETUP
+    again.start()
+    _serve(settings, agent, argv)
+    again.begin_if_due()
+    return 0
+
+
+def _serve(settings: Settings, agent: Agent, argv: Sequence[str]) -> None:
     drain_limit_s = settings.drain_limit_s if settings.drain_on_stop else None
     if not settings.broker_url:
-        return _run_without_broker(agent, drain_limit_s)
+        _run_without_broker(agent, drain_limit_s)
+        return
     # The worker needs root to give every job a user of its own; no job ever runs as root.
     warnings.simplefilter("ignore", SecurityWarning)
     app = make_celery(settings)
@@ -141,10 +161,9 @@ def run(settings: Settings, argv: Sequence[str] = ()) -> int:
             "--without-mingle", "--without-gossip", "--loglevel", settings.log_level, *argv,
         ]
     )  # fmt: skip
-    return 0
 
 
-def _run_without_broker(agent: Agent, drain_limit_s: float | None) -> int:
+def _run_without_broker(agent: Agent, drain_limit_s: float | None) -> None:
     """The agent alone: it polls, and everything but the speed is the same."""
     done = threading.Event()
 
@@ -159,7 +178,6 @@ def _run_without_broker(agent: Agent, drain_limit_s: float | None) -> int:
         if drain_limit_s is not None:
             agent.drain(drain_limit_s)
     agent.stop()
-    return 0
 
 
 def _end_this_process() -> None:

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -74,7 +74,11 @@ class Notice:
 
 
 class Agent:
-    """Runs one node until `stop`. `notices` takes what Flower shows and is emptied by its reader."""
+    """Runs one node until `stop`. `notices` takes what Flower shows and is emptied by its reader.
+
+    `unseen` are runners that it was made without though they may hold attempts of this node. Once it has taken up the
+    node, its attribute of that name has these and all others that did not say what they hold.
+    """
 
     def __init__(
         self,
@@ -87,6 +91,7 @@ class Agent:
         host: str,
         runners: tuple[str, ...] = ("process",),
         stale: Callable[[], None] | None = None,
+        unseen: Collection[str] = (),
     ) -> None:
         self._db = db
         self._settings = settings
@@ -95,6 +100,8 @@ class Agent:
         self._ringer = ringer
         self._confinement = confinement
         self._on_stale = stale or (lambda: None)
+        self._away = frozenset(unseen)
+        self.unseen: frozenset[str] = frozenset()
         self._gpus = GpuWatch(
             open_source(settings), settings.gpus, lambda: self.registry.held_gpus(), lambda: self._renewer.wake(),
             settings.gpu_poll_s, settings.gpu_stranger_mib * MIB, settings.gpu_sharing == "memory",
@@ -226,6 +233,10 @@ class Agent:
             self._stopping.wait(0.1)
         return len(left)
 
+    def make_way(self) -> None:
+        """Another agent is about to take up what runs here: nothing is stopped on the way out."""
+        self._replaced = True
+
     def bell(self) -> None:
         """There may be work."""
         self._claims.ring()
@@ -271,6 +282,9 @@ class Agent:
 
     def _on_event(self, event: Event) -> None:
         entry = self.registry.get(UUID(event.attempt_id))
+        if entry is None and self._renewer.has_left(UUID(event.attempt_id)):
+            # It was out of sight when this agent began; the next one takes it up, or its lease runs out.
+            return
         if isinstance(event, Exited):
             if entry is None:
                 # While adopting, an end of an attempt that has no entry yet must not be forgotten untold.
@@ -388,9 +402,11 @@ class Agent:
         """Finds again what an earlier agent of this node left with the keeper, and hands back what it lost.
 
         The keeper is asked before the database: what it holds and has no lease then is surely no longer ours. What a
-        former host of this name held is left to its deadline, since nobody here can know that it has ended.
+        former host of this name held is left to its deadline, since nobody here can know that it has ended; so is what
+        a runner holds that cannot be asked.
         """
-        held = {UUID(h.attempt_id): h for h in self._runner.attach()}
+        stock = self._runner.take_stock()
+        held = {UUID(h.attempt_id): h for h in stock.held}
         leased = nodes.list_leases(self._db, self.offer.node_id)
         known = nodes.describe_attempts(self._db, list(leased))
         for attempt_id, h in held.items():
@@ -423,10 +439,12 @@ class Agent:
                 self._reporter.tell_output(entry)
             if h.record is not None:
                 self._reporter.tell_ended(entry)
+        self.unseen = self._away | stock.unseen
+        self._renewer.leave(key for key in leased if key not in held and known[key].runner in self.unseen)
         gone = [
             nodes.Orphan(row.attempt_id, row.token, row.started_at is not None)
             for attempt_id, row in leased.items()
-            if attempt_id not in held and row.delivered
+            if attempt_id not in held and row.delivered and known[attempt_id].runner not in self.unseen
         ]
         if gone and same_host:
             log.warning("handing back %d attempts that this node no longer runs", len(gone))
@@ -435,7 +453,7 @@ class Agent:
             self._renewer.leave(orphan.attempt_id for orphan in gone)
         # What started or ended meanwhile told it before it had an entry here.
         self._adopted = True
-        for h in self._runner.attach():
+        for h in self._runner.take_stock().held:
             if h.record is not None:
                 self._on_event(Exited(h.attempt_id, h.record))
             elif h.running and UUID(h.attempt_id) not in held:

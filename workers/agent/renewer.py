@@ -68,6 +68,10 @@ class Renewer:
         """Never hands these back: only their lease says when another may have them."""
         self._left |= set(attempts)
 
+    def has_left(self, attempt_id: UUID) -> bool:
+        """Whether this attempt is left to its lease."""
+        return attempt_id in self._left
+
     def stop(self) -> None:
         """Ends the loop. What runs is held until its deadline; the next agent goes on renewing."""
         self._stopped.set()

@@ -172,6 +172,14 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Stock:
+    """What is held, and which runners (process, container) cannot be asked what they hold."""
+
+    held: Sequence[Held]
+    unseen: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """What an attempt uses now; cpu_seconds counts from its start, memory leaves out cache that can be given back.
 
@@ -201,6 +209,9 @@ class Runner(Protocol):
 
     def attach(self) -> list[Held]:
         """Return everything held: what an earlier agent left too. Events missed before are seen in it."""
+
+    def take_stock(self) -> Stock:
+        """Return what `attach` does for each runner that answers, and which do not."""
 
     def start(self, spec: RunSpec) -> bool:
         """Start an attempt; False when it is already held, which starts nothing. Raises StartRefused."""

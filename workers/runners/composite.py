@@ -17,6 +17,7 @@ from workers.runners.base import (
     Sample,
     Started,
     StartRefused,
+    Stock,
 )
 from workers.runners.container import ContainerSpec
 
@@ -58,6 +59,17 @@ class Runners:
         contained = self._containers.attach()
         self._note([held.attempt_id for held in contained])
         return [*self._processes.attach(), *contained]
+
+    def take_stock(self) -> Stock:
+        """Return what is held; without containers where their keeper does not answer, as while its engine is away."""
+        held = self._processes.attach()
+        try:
+            contained = self._containers.attach()
+        except RunnerError as exc:
+            log.warning("what runs in containers here cannot be seen: %s", exc)
+            return Stock(held, frozenset({"container"}))
+        self._note([one.attempt_id for one in contained])
+        return Stock([*held, *contained])
 
     def start(self, spec: RunSpec) -> bool:
         """Start an attempt with its runner."""

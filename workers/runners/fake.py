@@ -33,6 +33,7 @@ from workers.runners.base import (
     Sample,
     Started,
     StartRefused,
+    Stock,
 )
 from workers.spool import STDERR, STDOUT, pack_header
 
@@ -181,6 +182,10 @@ class FakeRunner:
         """Return everything held."""
         with self._changed:
             return [self._held(attempt) for attempt in self._attempts.values()]
+
+    def take_stock(self) -> Stock:
+        """Return what is held."""
+        return Stock(self.attach())
 
     def start(self, spec: RunSpec) -> bool:
         """Begin a script."""

@@ -25,6 +25,7 @@ from workers.runners.base import (
     Sample,
     Started,
     StartRefused,
+    Stock,
 )
 from workers.runners.keeper_client import CommandFailed, KeeperClient, KeeperOptions
 from workers.runners.process_samples import Running, measure
@@ -104,6 +105,10 @@ class ProcessRunner:
     def attach(self) -> list[Held]:
         """Return everything the keeper holds."""
         return [_held(entry) for entry in self._client.call("list")["attempts"]]
+
+    def take_stock(self) -> Stock:
+        """Return what the keeper holds."""
+        return Stock(self.attach())
 
     def start(self, spec: RunSpec) -> bool:
         """Start one attempt."""
