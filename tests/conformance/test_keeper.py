@@ -128,7 +128,7 @@ def test_sigterm_ends_jobs_with_a_record(plain_lab: Lab, which: str) -> None:
 def test_lease_is_enforced_while_the_agent_is_gone(keeper_lab: Lab) -> None:
     sleep = unique_sleep()
     program = f"trap '' TERM\necho ready\nsleep {sleep}"
-    keeper_lab.runner.start(keeper_lab.program("a1", ["/bin/sh", "-c", program], deadline=boottime() + 1.0))
+    keeper_lab.runner.start(keeper_lab.program("a1", ["/bin/sh", "-c", program], deadline=boottime() + 5.0))
     keeper_lab.printed("a1")
     eventually(lambda: alive(sleep), "job")
     keeper_lab.runner.close()
