@@ -14,7 +14,7 @@ from rich.text import Text
 from app.cli.client import Client
 from app.cli.failure import ExitCode
 from app.cli.options import fabric_command, full_id
-from app.cli.render import plain, print_json
+from app.cli.render import plain, print_json, size
 from app.cli.terminal import ROOM_FOR_BARS, show
 
 BAR_CELLS = 10
@@ -153,7 +153,7 @@ def _word(name: str) -> str:
 def _figure(name: str, value: float) -> str:
     if name == "gpu_memory_bytes":
         # As printed on the card, and as `cfab tenant` counts it.
-        return f"{value / 1e9:.3g} GB"
+        return f"{value / 1e9:.6g} GB"
     if name.endswith("_bytes"):
-        return f"{value / 2**30:.3g}G" if abs(value) >= 2**30 else f"{value / 2**20:.3g}M"
-    return f"{value / 1000 if name == 'cpus_milli' else value:g}"
+        return size(value)
+    return f"{value / 1000 if name == 'cpus_milli' else value:.15g}"

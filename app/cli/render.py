@@ -91,8 +91,10 @@ def span(duration: Any) -> str:
 
 
 def size(value: float) -> str:
-    """Bytes in GiB or MiB: 1.5G, 512M."""
-    return f"{value / 2**30:.3g}G" if value >= 2**30 else f"{value / 2**20:.3g}M"
+    """Bytes in GiB or MiB: 1.5G, 512M, 1536G."""
+    number, unit = (value / 2**30, "G") if abs(value) >= 2**30 else (value / 2**20, "M")
+    # From 1000 on three digits would not do, and be followed by an exponent.
+    return (f"{number:.3g}" if abs(number) < 999.5 else f"{number:.0f}") + unit
 
 
 def ending(job: Mapping[str, Any]) -> str:

@@ -158,7 +158,7 @@ def _number(value: float) -> int | float | None:
 def describe(tenant: Mapping[str, Any]) -> Iterator[str]:
     """The tenant as lines for people."""
     facts: dict[str, object] = {"name": plain(tenant["name"]), "id": tenant["id"], "tier": tenant["tier"]}
-    facts["weight"] = f"{tenant['weight']:g}"
+    facts["weight"] = f"{tenant['weight']:.15g}"
     facts["state"] = _state(tenant)
     facts["preemption"] = _preemption(tenant)
     facts |= {name: plain(tenant[name]) for name in ("email", "organization") if tenant.get(name)}
@@ -187,9 +187,9 @@ def _of(tenant: Mapping[str, Any], name: str) -> str:
 
 def _amount(name: str, value: float) -> str:
     if name == "memory_mib":
-        return f"{value / 1024:.4g} GiB" if value >= 1024 else f"{value:g} MiB"
+        return f"{round(value / 1024, 2):.15g} GiB" if value >= 1024 else f"{value:g} MiB"
     if name == "gpu_memory_mb":
-        return f"{value / 1000:.4g} GB" if value >= 1000 else f"{value:g} MB"
+        return f"{round(value / 1000, 2):.15g} GB" if value >= 1000 else f"{value:g} MB"
     return f"{value:.15g}"
 
 
@@ -198,7 +198,7 @@ def _row(tenant: Mapping[str, Any]) -> tuple[str, ...]:
     for name in _LABELS:
         used, limit = tenant["usage"][name], tenant["quota"][name]
         parts.append(f"{_amount(name, used)} / {'-' if limit is None else _amount(name, limit)}")
-    return (plain(tenant["name"]), tenant["tier"], f"{tenant['weight']:g}", *parts, _state(tenant))
+    return (plain(tenant["name"]), tenant["tier"], f"{tenant['weight']:.15g}", *parts, _state(tenant))
 
 
 def _state(tenant: Mapping[str, Any]) -> str:

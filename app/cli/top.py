@@ -18,7 +18,7 @@ from app.cli.explain import bar
 from app.cli.failure import ExitCode
 from app.cli.live import redraw
 from app.cli.options import Duration, fabric_command, full_id
-from app.cli.render import coloured, moment, plain, print_json, span
+from app.cli.render import coloured, moment, plain, print_json, size, span
 from app.cli.terminal import console
 
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -128,4 +128,4 @@ def _last(one: Mapping[str, Any], name: str) -> float | None:
 def _bytes(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value / 2**30:.3g}G" if value >= 2**30 else f"{value / 2**20:.3g}M"
+    return size(value)

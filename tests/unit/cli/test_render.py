@@ -8,7 +8,7 @@ from typing import Any
 import click
 import pytest
 
-from app.cli.render import ending, job_table, plain, span
+from app.cli.render import ending, job_table, plain, size, span
 from app.cli.show import describe
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
@@ -71,6 +71,14 @@ def test_no_jobs_is_a_head_alone() -> None:
 )
 def test_spans(seconds: float, shown: str) -> None:
     assert span(timedelta(seconds=seconds)) == shown
+
+
+@pytest.mark.parametrize(
+    ("mebibytes", "shown"),
+    [(0, "0M"), (1000, "1000M"), (1536, "1.5G"), (999 * 1024, "999G"), (2**20, "1024G"), (2**21 + 512, "2048G")],
+)
+def test_sizes(mebibytes: int, shown: str) -> None:
+    assert size(mebibytes * 2**20) == shown
 
 
 def test_a_job_cannot_steer_the_terminal() -> None:

@@ -79,3 +79,11 @@ def test_a_bar_always_has_its_width_and_shows_the_least_use(used: float, limit: 
     assert len(shown) == WIDTH
     assert limit is None or ("█" in shown) is (used > 0 or limit == 0)
     assert limit is None or math.isclose(limit, 0) or ("░" in shown) is (used < limit)
+
+
+def test_great_amounts_are_in_digits() -> None:
+    usage = dict.fromkeys(("jobs", "cpus", "memory_mib", "gpus", "gpu_memory_mb"), 0)
+    quota = {"jobs": 1_000_000, "cpus": None, "memory_mib": 16 * 2**20, "gpus": None, "gpu_memory_mb": 40_960_000}
+    page = "\n".join(describe({**TENANT, "usage": usage, "quota": quota}))
+    for words in ("of 1000000", "of 16384 GiB", "of 40960 GB"):
+        assert words in page
