@@ -51,6 +51,7 @@ class Site:
         self.agents: list[Agent] = []
         self._databases: list[Database] = []
         self._opened: list[ProcessRunner] = []
+        self._keepers: dict[Path, KeeperOptions] = {}
 
     def agent(
         self,
@@ -84,7 +85,15 @@ class Site:
 
     def processes(self, cgroups: str = "off") -> ProcessRunner:
         """Real processes under the site's keeper; each call is what a restarted agent would open."""
-        self._opened.append(ProcessRunner(KeeperOptions(self.directory / "keeper", cgroups=cgroups)))
+        return self._open(KeeperOptions(self.directory / "keeper", cgroups=cgroups))
+
+    def host(self, name: str) -> ProcessRunner:
+        """Real processes under a keeper of one host's own."""
+        return self._open(KeeperOptions(self.directory / f"keeper-{name}", cgroups="off"))
+
+    def _open(self, options: KeeperOptions) -> ProcessRunner:
+        self._opened.append(ProcessRunner(options))
+        self._keepers[options.directory] = options
         return self._opened[-1]
 
     def until_ended(self, *job_ids: UUID, within_s: float = 30.0) -> None:
@@ -96,13 +105,15 @@ class Site:
         return job_detail(self.fabric.db, self.fabric.tenant, job_id).stdout
 
     def close(self) -> None:
-        """Stops everything."""
+        """Stops everything; keepers last, for whoever still uses one starts it anew."""
         for agent in self.agents:
             agent.stop()
         for runner in self.runners.values():
             runner.end()
-        if self._opened:
-            last = self.processes()
+        for opened in self._opened:
+            opened.close()
+        for options in self._keepers.values():
+            last = ProcessRunner(options)
             last.shutdown_keeper(kill=True)
             last.close()
         for db in self._databases:

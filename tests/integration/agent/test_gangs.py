@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +19,6 @@ from tests.gangs import place_on
 from tests.integration.agent.conftest import Site
 from tests.rendezvous import PROGRAM
 from workers.agent.agent import Agent
-from workers.runners.keeper_client import KeeperOptions
 from workers.runners.process import ProcessRunner
 
 
@@ -55,12 +53,9 @@ def started(fabric: Fabric, job_id: UUID, number: int = 1) -> bool:
 
 
 @pytest.fixture
-def hosts(site: Site) -> Iterator[dict[str, ProcessRunner]]:
+def hosts(site: Site) -> dict[str, ProcessRunner]:
     """Keepers of two hosts, with real processes."""
-    opened = {name: ProcessRunner(KeeperOptions(site.directory / f"keeper-{name}", cgroups="off")) for name in "ab"}
-    yield opened
-    for runner in opened.values():
-        runner.shutdown_keeper(kill=True)
+    return {name: site.host(name) for name in "ab"}
 
 
 def two_agents(site: Site, hosts: dict[str, ProcessRunner], **settings: Any) -> list[Agent]:
@@ -101,7 +96,7 @@ class TestARendezvous:
         until(lambda: started(site.fabric, job_id), 60)
         until(lambda: said_anything(site.fabric, job_id, 1), 60)
         first.stop()
-        again = site.agent("a", runner=ProcessRunner(KeeperOptions(site.directory / "keeper-a", cgroups="off")))
+        again = site.agent("a", runner=site.host("a"))
         assert len(again.registry) == 1
         request_stop(site.fabric.db, DEFAULT_TENANT, job_id, "user")
         site.until_ended(job_id)

@@ -18,7 +18,6 @@ from scheduler.ticker import Ticker
 from tests.factories import Fabric, job, make_fabric, share, until
 from tests.integration.agent.conftest import Site
 from tests.integration.agent.test_gangs import rendezvous, rows, said, started
-from workers.runners.keeper_client import KeeperOptions
 from workers.runners.process import ProcessRunner
 
 PATIENCE_S = 90.0
@@ -60,12 +59,9 @@ def scheduler(fabric: Fabric) -> Iterator[None]:
 
 
 @pytest.fixture
-def keepers(site: Site) -> Iterator[dict[str, ProcessRunner]]:
+def keepers(site: Site) -> dict[str, ProcessRunner]:
     """Hosts with real processes."""
-    opened = {name: ProcessRunner(KeeperOptions(site.directory / f"keeper-{name}", cgroups="off")) for name in "abc"}
-    yield opened
-    for runner in opened.values():
-        runner.shutdown_keeper(kill=True)
+    return {name: site.host(name) for name in "abc"}
 
 
 def test_a_gang_finds_its_places_meets_and_completes(
