@@ -191,15 +191,15 @@ def nothing_left_over(evidence: Evidence) -> list[str]:
 
 
 def counts_right(evidence: Evidence) -> list[str]:
-    """The maintained counts equal the rows, and every attempt was counted at its node once."""
+    """The maintained counts equal the rows, and every attempt that completed was counted at its node once."""
     problems = []
     if dict(evidence.counted) != dict(evidence.classes):
         problems.append(f"counted {dict(evidence.counted)}, but there are {dict(evidence.classes)}")
-    ended = Counter(a.node_id for a in evidence.attempts if a.outcome is not None)
-    for node_id in {*ended, *evidence.ended_by_node}:
-        counted = evidence.ended_by_node.get(node_id, 0)
-        if ended[node_id] != counted:
-            problems.append(f"{node_id} ended {ended[node_id]} attempts, {counted} are counted")
+    completed = Counter(a.node_id for a in evidence.attempts if a.outcome == "completed")
+    for node_id in {*completed, *evidence.completed_by_node}:
+        counted = evidence.completed_by_node.get(node_id, 0)
+        if completed[node_id] != counted:
+            problems.append(f"{node_id} completed {completed[node_id]} attempts, {counted} are counted")
     return problems
 
 

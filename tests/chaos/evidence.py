@@ -77,7 +77,7 @@ class Evidence:
     witness: list[Line]
     samples: list[Sample] = field(default_factory=list)
     counted: Mapping[tuple[int, str], int] = field(default_factory=dict)
-    ended_by_node: Mapping[str, int] = field(default_factory=dict)
+    completed_by_node: Mapping[str, int] = field(default_factory=dict)
     left_over: Mapping[str, int] = field(default_factory=dict)
     classes: Mapping[tuple[int, str], int] = field(default_factory=dict)
     gpu_memory: Mapping[str, int] = field(default_factory=dict)
@@ -94,7 +94,7 @@ GPU_MEMORY = """SELECT g ->> 'uuid' AS uuid, (g ->> 'memory_bytes')::bigint AS n
 COUNTED = """SELECT class, state, sum(n)::bigint AS n FROM (SELECT class, state, n FROM job_count
     UNION ALL SELECT class, state, n FROM job_count_delta) c GROUP BY 1, 2 HAVING sum(n) <> 0"""
 CLASSES = "SELECT class, state, count(*) AS n FROM job GROUP BY 1, 2"
-ENDED = "SELECT node_id, sum(completed)::bigint AS n FROM usage GROUP BY 1"
+COMPLETED = "SELECT node_id, sum(completed)::bigint AS n FROM usage GROUP BY 1"
 LEFT_OVER = """SELECT (SELECT count(*) FROM allocation) AS allocations, (SELECT count(*) FROM lease) AS leases,
     (SELECT count(*) FROM gpu_hold) AS gpu_holds, (SELECT count(*) FROM usage WHERE (jobs, cpus_milli, memory_bytes,
     gpus, gpu_memory_bytes) <> (0, 0, 0, 0, 0)) AS usage_rows"""
@@ -172,7 +172,7 @@ def gather(url: str, planned: Mapping[str, Planned], witness: Path, samples: lis
             samples=samples,
             counted={(row["class"], STATES[row["state"]]): row["n"] for row in reader.rows(COUNTED)},
             classes={(row["class"], STATES[row["state"]]): row["n"] for row in reader.rows(CLASSES)},
-            ended_by_node={row["node_id"]: row["n"] for row in reader.rows(ENDED)},
+            completed_by_node={row["node_id"]: row["n"] for row in reader.rows(COMPLETED)},
             left_over=reader.rows(LEFT_OVER)[0],
             gpu_memory={row["uuid"]: row["n"] for row in reader.rows(GPU_MEMORY)},
         )

@@ -78,7 +78,7 @@ def right() -> Evidence:
         samples=[RIGHT],
         counted={(1, "completed"): 3, (1, "failed"): 1},
         classes={(1, "completed"): 3, (1, "failed"): 1},
-        ended_by_node={"n": 9},
+        completed_by_node={"n": 4},
         left_over={"allocations": 0, "leases": 0, "gpu_holds": 0, "usage_rows": 0},
         gpu_memory={"GPU-1": 80, "GPU-2": 80},
     )
@@ -196,7 +196,7 @@ def test_slices_that_fit_are_no_fault() -> None:
             lambda e: replace(e, counted={(1, "completed"): 4, (1, "failed"): 1}),
             id="a count is off by one",
         ),
-        pytest.param(checks.counts_right, lambda e: replace(e, ended_by_node={"n": 8}), id="an end was not counted"),
+        pytest.param(checks.counts_right, lambda e: replace(e, completed_by_node={"n": 3}), id="an end is not counted"),
         pytest.param(checks.no_restarts, lambda e: e, id="a job was restarted"),
     ],
 )
