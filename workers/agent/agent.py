@@ -28,6 +28,7 @@ from app.services.report import Answer, Finished
 from app.services.stop import request_stop
 from app.storage.database import Database
 from config.settings import Settings
+from workers.agent.adoption import Left, look
 from workers.agent.capacity import offer
 from workers.agent.caution import Caution
 from workers.agent.claimer import ClaimLoop
@@ -399,67 +400,49 @@ class Agent:
         self.wake()
 
     def _adopt(self, same_host: bool) -> None:
-        """Finds again what an earlier agent of this node left with the keeper, and hands back what it lost.
+        """Takes up what an earlier agent of this node left with the keeper, and hands back what it lost.
 
-        The keeper is asked before the database: what it holds and has no lease then is surely no longer ours. What a
-        former host of this name held is left to its deadline, since nobody here can know that it has ended; so is what
-        a runner holds that cannot be asked.
+        What a former host of this name held is left to its deadline, since nobody here can know that it has ended; so
+        is what a runner holds that cannot be asked.
         """
-        stock = self._runner.take_stock()
-        held = {UUID(h.attempt_id): h for h in stock.held}
-        leased = nodes.list_leases(self._db, self.offer.node_id)
-        known = nodes.describe_attempts(self._db, list(leased))
-        for attempt_id, h in held.items():
-            row = leased.get(attempt_id)
-            if row is None:
-                if h.running:
-                    self._runner.kill(h.attempt_id, "no longer ours")
-                else:
-                    self._forget([h.attempt_id])
-                continue
-            info = known[attempt_id]
-            # A runner keeps no slot for what has ended, and after a crash does not know which it was.
-            slot = self.registry.take_slot(h.slot) if h.record is None else None
-            entry = Entry(
-                attempt_id=attempt_id, token=row.token, job_id=row.job_id, attempt=row.number, type=info.type,
-                tenant_id=info.tenant_id, log_day=info.log_day, slot=slot, runner=info.runner, deadline=h.deadline,
-                claimed_wall=info.claimed_at.timestamp(), grace_s=row.grace_s, launched=True,
-                gpu_uuids=tuple(info.gpu_uuids), gpu_slice_bytes=info.gpu_slice_bytes,
-                gang=info.gang, started_wall=h.started_wall,
-                spool_bytes=h.spool_bytes, stored=info.stored, record=h.record,
-            )  # fmt: skip
-            self.registry.add(entry)
-            if info.port is not None:
-                self._starter.gangs.keep_port(attempt_id, info.port)
-            self._notice("received", entry)
-            if entry.started_wall is not None:
-                self._reporter.tell_started(entry)
-                self._notice("started", entry)
-            if h.spool_bytes > entry.stored:
-                self._reporter.tell_output(entry)
-            if h.record is not None:
-                self._reporter.tell_ended(entry)
-        self.unseen = self._away | stock.unseen
-        self._renewer.leave(key for key in leased if key not in held and known[key].runner in self.unseen)
-        gone = [
-            nodes.Orphan(row.attempt_id, row.token, row.started_at is not None)
-            for attempt_id, row in leased.items()
-            if attempt_id not in held and row.delivered and known[attempt_id].runner not in self.unseen
-        ]
-        if gone and same_host:
-            log.warning("handing back %d attempts that this node no longer runs", len(gone))
-            self._hand_back(gone)
-        elif gone:
-            self._renewer.leave(orphan.attempt_id for orphan in gone)
+        found = look(self._db, self.offer.node_id, self._runner, self._away)
+        for h in found.strangers:
+            if h.running:
+                self._runner.kill(h.attempt_id, "no longer ours")
+            else:
+                self._forget([h.attempt_id])
+        for left in found.ours:
+            self._take_up(left)
+        self.unseen = found.unseen
+        self._renewer.leave(found.out_of_sight)
+        if found.gone and same_host:
+            log.warning("handing back %d attempts that this node no longer runs", len(found.gone))
+            self._hand_back(found.gone)
+        elif found.gone:
+            self._renewer.leave(orphan.attempt_id for orphan in found.gone)
         # What started or ended meanwhile told it before it had an entry here.
         self._adopted = True
         for h in self._runner.take_stock().held:
             if h.record is not None:
                 self._on_event(Exited(h.attempt_id, h.record))
-            elif h.running and UUID(h.attempt_id) not in held:
+            elif h.running and UUID(h.attempt_id) not in found.asked:
                 self._kill_later(h.attempt_id)
-        if held:
+        if found.ours:
             log.info("adopted %d attempts", len(self.registry))
+
+    def _take_up(self, left: Left) -> None:
+        entry = left.entry(self.registry)
+        self.registry.add(entry)
+        if left.port is not None:
+            self._starter.gangs.keep_port(entry.attempt_id, left.port)
+        self._notice("received", entry)
+        if entry.started_wall is not None:
+            self._reporter.tell_started(entry)
+            self._notice("started", entry)
+        if entry.spool_bytes > entry.stored:
+            self._reporter.tell_output(entry)
+        if entry.record is not None:
+            self._reporter.tell_ended(entry)
 
     def _last_resort(self) -> None:
         """Recovery by the agents' own poll, when nobody else has done it for long."""
