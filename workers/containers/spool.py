@@ -15,17 +15,21 @@ CHANCE_BYTES = 32
 class Spool(Output):
     """The spool file, filled from the engine's stream instead of pipes."""
 
-    __slots__ = ("said", "skip", "taken")
+    __slots__ = ("begun", "said", "skip", "taken")
 
     def __init__(self, path: str, cap_bytes: int) -> None:
         """Nothing is printed yet, and nothing to be skipped."""
         super().__init__(path, cap_bytes)
         self.skip = {STDOUT: 0, STDERR: 0}
         self.taken = {STDOUT: 0, STDERR: 0}
+        self.begun: dict[int, bytes] = {}
         self.said = 0
 
     def take(self, stream: int, data: bytes) -> None:
         """Append output, but not what was taken before."""
+        begun = self.begun.pop(stream, b"")
+        if begun and (data.startswith(begun) or begun.startswith(data)):
+            self.skip[stream] = len(begun)
         skipped = min(self.skip[stream], len(data))
         self.skip[stream] -= skipped
         if skipped < len(data):
@@ -38,9 +42,17 @@ class Spool(Output):
         `heads` are the first HEAD_BYTES of each stream that come, all of a shorter one. The engine may have dropped its
         oldest output meanwhile, more of it the shorter its lines are: where the heads begin is found in the spool.
         """
+        self.begun = {}
         for stream, taken in self.taken.items():
-            full = self.payload_bytes >= self._cap or self.truncated_bytes
-            self.skip[stream] = taken if full else _overlap(self._program(stream), heads.get(stream, b""), taken)
+            head = heads.get(stream, b"")
+            if self.payload_bytes >= self._cap or self.truncated_bytes:
+                self.skip[stream] = taken
+            elif head:
+                self.skip[stream] = _overlap(self._program(stream), head, taken)
+            else:
+                # The engine has dropped all that it had, but for a line that has not ended: those it keeps back.
+                self.skip[stream] = 0
+                self.begun[stream] = self._program(stream).rpartition(b"\n")[2]
 
     def say(self, text: str) -> None:
         """Append a line of the keeper's own to the job's standard error."""

@@ -65,3 +65,25 @@ def test_short_output_comes_again(tmp_path: Path) -> None:
     come_again(spool, STDOUT, b"one\ntwo\n")
     come_again(spool, STDOUT, b"one\ntwo\n")
     assert text(path) == b"one\ntwo\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "comes", "whole"),
+    [
+        (b"first\n", b"end\n", b"first\nend\n"),
+        (b"first\nsec", b"second\n", b"first\nsecond\n"),
+        (b"first\nsec", b"third\n", b"first\nsecthird\n"),
+        (b"", b"first\n", b"first\n"),
+    ],
+    ids=["all was dropped", "a line had begun", "and was lost with the engine", "nothing yet"],
+)
+def test_what_comes_when_the_engine_has_nothing_is_new_but_for_a_line_that_had_begun(
+    tmp_path: Path, before: bytes, comes: bytes, whole: bytes
+) -> None:
+    path = tmp_path / "spool"
+    spool = Spool(str(path), 1 << 20)
+    if before:
+        spool.take(STDERR, before)
+    spool.again({STDOUT: b"", STDERR: b""})
+    spool.take(STDERR, comes)
+    assert text(path, STDERR) == whole
