@@ -89,7 +89,8 @@ class TestEngine:
         self._stop("dockerd")
 
     def start_registry(self, htpasswd: str | None = None) -> None:
-        """Start the registry (again), open or with users, and wait until it answers."""
+        """Start the registry, instead of one that runs, open or with users, and wait until it answers."""
+        self._stop("registry")
         config = self.root / "registry.yml"
         config.write_text(
             "version: 0.1\nlog: {level: error}\n"
