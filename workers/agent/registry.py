@@ -97,12 +97,6 @@ class Registry:
                 self._free.remove(wanted)
             return wanted
 
-    def give_slot(self, slot: int) -> None:
-        """Returns a reserved slot that no entry uses."""
-        with self._lock:
-            if slot not in self._free:
-                self._free.append(slot)
-
     def add(self, entry: Entry) -> None:
         """Holds an attempt from now on."""
         with self._lock:
